@@ -1,0 +1,15 @@
+"""Encoders. The only room that imports flax; everything else sees `features.Encoder`."""
+
+from vitjax.models import resnet, vit
+from vitjax.models.settings import lookup
+
+ENCODERS = {"vit": vit.create, "resnet": resnet.create}
+
+
+def create(name, **settings):
+    """The encoder `name`, a key of ENCODERS, with the settings of its own `create`.
+
+    Returns a `features.Encoder`. Raises ValueError for an unknown name or a bad value, TypeError
+    for a setting that does not exist.
+    """
+    return lookup(ENCODERS, name, "encoder.name")(**settings)

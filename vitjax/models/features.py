@@ -1,0 +1,81 @@
+"""The contract between encoders and everything else: what goes in, what comes out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitjax.models import settings
+
+# B batch, h x w grid of patches, N tokens, D width.
+
+
+class Features(NamedTuple):
+    """What every encoder gives, in its compute dtype.
+
+    pooled: [B, D], one vector per image. patches: [B, h, w, D], the last map (a transformer's patch
+    tokens after the last norm, a ConvNet's last feature map). layers: {name: [B, h, w, D_l]}, the
+    named intermediate maps that were asked for. tokens: [B, N, D], all tokens after the last norm,
+    prefix tokens first; for a ConvNet the patches, flattened.
+    """
+
+    pooled: jax.Array
+    patches: jax.Array
+    layers: dict[str, jax.Array]
+    tokens: jax.Array
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An image encoder as a pair of pure functions.
+
+    name: for people, as "vit S/16". width: D of `Features.pooled`. stride: pixels per side of a
+    patch of `Features.patches`. layers: names valid for `apply(layers=)`. network: the Linen
+    module, which stays behind this class: __call__(images, train, mask, layers) -> Features, with
+    the rng "dropout" and the collections "params" and "batch_stats". macs(image_size):
+    multiply-adds of one forward pass of one image, without head.
+    """
+
+    name: str
+    width: int
+    stride: int
+    layers: tuple[str, ...]
+    network: nn.Module
+    macs: Callable[[int], int] = field(compare=False)
+
+    def init(self, key, image_size=224):
+        """Fresh {"params", "stats"}, plain nested dicts; stats is {} when there are none.
+
+        Call it under jax.jit or jax.eval_shape: the forward pass of one image that shapes the
+        parameters is then dead code. Raises ValueError for an image size the encoder cannot take.
+        """
+        images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+        variables = self.network.init(key, images)
+        return {"params": variables["params"], "stats": variables.get("batch_stats", {})}
+
+    def apply(self, variables, images, train=False, key=None, mask=None, layers=()):
+        """Encode images. Returns (Features, stats); stats change only in training.
+
+        images: [B, H, W, 3] float, normalised. key: for dropout and stochastic depth in training.
+        mask: [B, h, w] bool, True where a patch is hidden. layers: names out of `self.layers`.
+        Raises ValueError for unknown layers, for a mask without a mask token, for a missing key,
+        and for an image size that does not fit.
+        """
+        for layer in layers:
+            settings.lookup(dict.fromkeys(self.layers), layer, "a name in layers=")
+        collections: dict[str, Any] = {"params": variables["params"]}
+        if variables["stats"]:
+            collections["batch_stats"] = variables["stats"]
+        features, updated = self.network.apply(
+            collections,
+            images,
+            train=train,
+            mask=mask,
+            layers=tuple(layers),
+            rngs=None if key is None else {"dropout": key},
+            mutable=["batch_stats"] if train else [],
+        )
+        return features, updated.get("batch_stats", variables["stats"])
