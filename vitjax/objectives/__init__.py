@@ -1,0 +1,19 @@
+"""What is learnt: pure losses, and what follows an update."""
+
+from vitjax.objectives import supervised
+from vitjax.objectives.objective import Objective
+
+OBJECTIVES = {
+    "supervised": supervised.supervised,
+}
+
+
+def create(name: str, *, encoder, image_size: int, classes: int, **settings) -> Objective:
+    """The objective called `name`. encoder: models.Encoder. Settings are its keyword arguments."""
+    if name not in OBJECTIVES:
+        known = ", ".join(sorted(OBJECTIVES))
+        raise ValueError(f"objective.name={name!r}: expected one of {known}")
+    return OBJECTIVES[name](encoder=encoder, image_size=image_size, classes=classes, **settings)
+
+
+__all__ = ["OBJECTIVES", "Objective", "create"]

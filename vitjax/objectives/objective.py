@@ -1,0 +1,25 @@
+"""The contract between an objective and the train step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Pure functions of pytrees; losses are means over the global batch.
+
+    init(key) -> (params, extra): gradients are taken of params; extra is what the objective keeps
+        beside them (BatchNorm statistics, weight averages, teachers).
+    loss(params, extra, views, key, step) -> (loss, (metrics, extra)). step: int32 scalar, the
+        updates done so far.
+    after(params, extra, step) -> extra: what follows update number `step`, given its new params.
+    encoder_variables(params, extra) -> {"params", "stats"}: the encoder as it is evaluated.
+    predict(params, extra, images [B, S, S, 3]) -> logits [B, C] of those weights in eval mode; None
+        where the objective has no classes.
+    """
+
+    init: Callable
+    loss: Callable
+    after: Callable
+    encoder_variables: Callable
+    predict: Callable | None = None
