@@ -1,0 +1,3 @@
+from vitjax.optim.optimizer import create
+
+__all__ = ["create"]
