@@ -36,10 +36,10 @@ def extract(encode: Callable, batches: Iterable[dict]) -> Frozen:
         # Dispatched before the batch before it is fetched: the device does not wait for the copy.
         out = encode(batch) | {"label": batch["label"], "index": batch["index"]}
         if ahead is not None:
-            parts.append(fetch(ahead))
+            parts.append(real_rows(ahead))
         ahead = out
     if ahead is not None:
-        parts.append(fetch(ahead))
+        parts.append(real_rows(ahead))
     if not sum(len(part["label"]) for part in parts):
         raise ValueError("no labelled example in the split: evaluate a split that has labels")
 
@@ -56,9 +56,9 @@ def extract(encode: Callable, batches: Iterable[dict]) -> Frozen:
     return Frozen(whole["pooled"][order].astype(np.float32), logits, label)
 
 
-def fetch(out: dict) -> dict:
+def real_rows(out: dict) -> dict:
     """Global arrays -> host rows that are not padding."""
-    out = multihost_utils.process_allgather(out, tiled=True)
+    out = fetch(out)
     keep = out["label"] >= 0
     return {name: rows[keep] for name, rows in out.items()}
 
@@ -94,3 +94,8 @@ def cut(rows: np.ndarray, mesh: Mesh, dim: int) -> jax.Array:
     spec[dim] = mesh.axis_names
     sharding = NamedSharding(mesh, P(*spec))
     return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+
+
+def fetch(arrays):
+    """Global arrays, however they are cut -> whole host arrays in every process."""
+    return multihost_utils.process_allgather(arrays, tiled=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from vitjax.evaluators.features import Frozen, cut, evaluation_mesh
+from vitjax.evaluators.features import Frozen, cut, evaluation_mesh, fetch
 
 QUERIES = 256  # per chunk: similarities of a chunk take 4 * 256 * N / devices bytes
 
@@ -52,7 +52,7 @@ def run(
         temperature=temperature,
         mesh=mesh,
     )
-    predicted = np.asarray(predicted).reshape(chunks * size, -1)[: len(validation.label)]
+    predicted = fetch(predicted).reshape(chunks * size, -1)[: len(validation.label)]
     hits = predicted == validation.label[:, None]
     return {f"top1_k{each}": float(share) for each, share in zip(ks, hits.mean(0), strict=True)}
 

@@ -1,0 +1,123 @@
+"""Extraction: every example once, in order, whatever the batches and the mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vitjax.evaluators import FeatureCache, extract
+
+N, D, C = 21, 3, 5
+
+
+@jax.jit
+def encode(batch):
+    image = batch["image"].astype(jnp.float32).mean((1, 2))  # [B, 3]
+    return {"pooled": 2.0 * image, "logits": jnp.tile(image[:, :1], (1, C))}
+
+
+def split():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 255, (N, 2, 4, D), np.uint8),
+        "label": rng.integers(0, C, N, np.int32),
+        "index": np.arange(N, dtype=np.uint32),
+    }
+
+
+def batches(examples, size):
+    """Batches of equal size, the last one filled up with padding rows that look like example 0."""
+    for at in range(0, len(examples["label"]), size):
+        batch = {name: rows[at : at + size] for name, rows in examples.items()}
+        filled = len(batch["label"])
+        pad = [(0, size - filled)]
+        batch = {k: np.pad(v, pad + [(0, 0)] * (v.ndim - 1)) for k, v in batch.items()}
+        batch["label"][filled:] = -1
+        yield batch
+
+
+@pytest.mark.parametrize("size", [4, 7, 8, 32])
+def test_no_example_is_lost_or_repeated_and_no_padding_is_kept(size):
+    examples = split()
+    frozen = extract(encode, batches(examples, size))
+    np.testing.assert_array_equal(frozen.label, examples["label"])
+    want = 2 * examples["image"].astype(np.float64).mean((1, 2))
+    np.testing.assert_allclose(frozen.pooled, want, rtol=1e-6)
+    assert frozen.logits.shape == (N, C)
+    assert {type(leaf) for leaf in frozen} == {np.ndarray}
+    assert frozen.pooled.dtype == frozen.logits.dtype == np.float32
+
+
+def test_the_order_is_that_of_the_examples_not_of_the_batches():
+    examples = split()
+    mixed = np.random.default_rng(1).permutation(N)
+    frozen = extract(encode, batches({k: v[mixed] for k, v in examples.items()}, 4))
+    want = extract(encode, batches(examples, 8))
+    for got, expected in zip(frozen, want, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_eight_devices_see_what_one_does():
+    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    rows = NamedSharding(mesh, P(("replica", "data")))
+    with jax.set_mesh(mesh):
+        cut = (jax.device_put(batch, rows) for batch in batches(split(), 16))
+        got = extract(encode, cut)
+    for leaf, want in zip(got, extract(encode, batches(split(), 16)), strict=True):
+        np.testing.assert_array_equal(leaf, want)
+
+
+def test_features_in_bfloat16_come_out_float32_and_logits_may_be_missing():
+    frozen = extract(
+        lambda batch: {"pooled": encode(batch)["pooled"].astype(jnp.bfloat16)}, batches(split(), 8)
+    )
+    assert frozen.pooled.dtype == np.float32
+    assert frozen.logits is None
+
+
+def test_one_batch_is_dispatched_ahead_of_the_fetch():
+    events = []
+
+    class Rows:
+        def __init__(self, at):
+            self.at = at
+
+        def __array__(self, dtype=None, copy=None):
+            events.append(f"fetch {self.at}")
+            return np.full((2, D), self.at, np.float32)
+
+    def slow(batch):
+        at = int(batch["index"][0]) // 2
+        events.append(f"encode {at}")
+        return {"pooled": Rows(at)}
+
+    extract(slow, list(batches({k: v[:6] for k, v in split().items()}, 2)))
+    assert events == ["encode 0", "encode 1", "fetch 0", "encode 2", "fetch 1", "fetch 2"]
+
+
+def test_an_example_that_comes_twice_and_an_empty_split_are_refused():
+    examples = split()
+    examples["index"][5] = 3
+    with pytest.raises(ValueError, match=r"^example 3 came twice[^\n]*$"):
+        extract(encode, batches(examples, 4))
+    examples["label"][:] = -1
+    for nothing in (batches(examples, 4), iter(())):
+        with pytest.raises(ValueError, match=r"^no labelled example[^\n]*$"):
+            extract(encode, nothing)
+
+
+def test_a_split_is_encoded_once_in_a_round_and_timed():
+    opened = []
+
+    def open_batches(name):
+        opened.append(name)
+        return batches(split(), 8)
+
+    cache = FeatureCache(encode, open_batches)
+    first = cache.get("train")
+    assert cache.get("train") is first
+    cache.get("test")
+    assert opened == ["train", "test"]
+    assert set(cache.seconds) == {"train", "test"} and min(cache.seconds.values()) > 0
