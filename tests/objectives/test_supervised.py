@@ -70,7 +70,7 @@ def test_the_first_loss_is_that_of_a_guess(views):
 def test_head_bias_and_hidden_layer_reach_the_head(views):
     objective = create(head_bias=-2.0, head_hidden=11)
     params, extra = objective.init(jax.random.key(0))
-    np.testing.assert_array_equal(objective.predict(params, extra, views["image"]), -2)
+    np.testing.assert_array_equal(objective.classify(params, extra, jnp.ones((B, D))), -2)
     assert any(11 in leaf.shape for leaf in jax.tree.leaves(params["head"]))
 
 
@@ -145,19 +145,10 @@ def test_what_is_evaluated_is_the_average_where_there_is_one(views):
     assert create(ema_decay=0.9).encoder_variables(params, extra)["params"] is other["encoder"]
     assert create().encoder_variables(params, plain)["params"] is params["encoder"]
 
-    got = create(ema_decay=0.9).predict(params, extra, views["image"])
-    np.testing.assert_array_equal(got, create().predict(other, plain, views["image"]))
-    assert np.abs(got - create().predict(params, plain, views["image"])).max() > 0.1
-
-
-def test_prediction_of_an_image_does_not_depend_on_its_batch(views):
-    objective = create()
-    params, extra = objective.init(jax.random.key(0))
-    params = uneven(params)
-    whole = objective.predict(params, extra, views["image"])
-    np.testing.assert_allclose(
-        objective.predict(params, extra, views["image"][1:3]), whole[1:3], rtol=1e-5
-    )
+    pooled = jnp.ones((B, D))
+    got = create(ema_decay=0.9).classify(params, extra, pooled)
+    np.testing.assert_array_equal(got, create().classify(other, plain, pooled))
+    assert np.abs(got - create().classify(params, plain, pooled)).max() > 0.1
 
 
 def test_init_is_a_pure_function_of_the_key_and_needs_no_device():

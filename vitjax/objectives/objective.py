@@ -14,12 +14,12 @@ class Objective:
         updates done so far.
     after(params, extra, step) -> extra: what follows update number `step`, given its new params.
     encoder_variables(params, extra) -> {"params", "stats"}: the encoder as it is evaluated.
-    predict(params, extra, images [B, S, S, 3]) -> logits [B, C] of those weights in eval mode; None
-        where the objective has no classes.
+    classify(params, extra, pooled [B, D]) -> logits [B, C] of the encoder's pooled features, by
+        the same weights; None where the objective has no classes.
     """
 
     init: Callable
     loss: Callable
     after: Callable
     encoder_variables: Callable
-    predict: Callable | None = None
+    classify: Callable | None = None

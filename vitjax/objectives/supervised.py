@@ -30,11 +30,6 @@ def supervised(
     head = heads.classifier(encoder.width, classes, hidden=head_hidden, bias=head_bias)
     loss_fn = LOSSES[loss]
 
-    def logits_of(params, stats, images, **mode):
-        variables = {"params": params["encoder"], "stats": stats}
-        features, stats = encoder.apply(variables, images, **mode)
-        return head.apply(params["head"], features.pooled), stats
-
     def evaluated(params, extra):
         return params if ema_decay is None else extra["ema"]
 
@@ -50,7 +45,9 @@ def supervised(
 
     def loss_of(params, extra, views, key, step):
         del step
-        logits, stats = logits_of(params, extra["stats"], views["image"], train=True, key=key)
+        variables = {"params": params["encoder"], "stats": extra["stats"]}
+        features, stats = encoder.apply(variables, views["image"], train=True, key=key)
+        logits = head.apply(params["head"], features.pooled)
         hit = jnp.argmax(logits, axis=-1) == jnp.argmax(views["label"], axis=-1)
         metrics = {"top1": jnp.mean(hit.astype(jnp.float32))}
         value = loss_fn(logits, smooth(views["label"], label_smoothing))
@@ -64,10 +61,10 @@ def supervised(
     def encoder_variables(params, extra):
         return {"params": evaluated(params, extra)["encoder"], "stats": extra["stats"]}
 
-    def predict(params, extra, images):
-        return logits_of(evaluated(params, extra), extra["stats"], images, train=False)[0]
+    def classify(params, extra, pooled):
+        return head.apply(evaluated(params, extra)["head"], pooled)
 
-    return Objective(init, loss_of, after, encoder_variables, predict)
+    return Objective(init, loss_of, after, encoder_variables, classify)
 
 
 def average(ema, params, decay: float, step):

@@ -1,0 +1,41 @@
+# Two commands for a newcomer: `make run` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/digits_vit
+
+.PHONY: run test slow lint format lock clean
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+run: $(VENV)/installed
+	$(BIN)/python -m vitjax.main --config configs/digits_vit.py --workdir $(WORKDIR)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+# What is too slow for every change: kills, several processes, whole archives.
+slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# uv resolves for every supported Python and platform at once.
+lock: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet uv
+	echo '# Locked for Python 3.11 and for 3.12 and newer; written by `make lock` from pyproject.toml.' > requirements.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+		--quiet pyproject.toml >> requirements.txt
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,37 @@
+"""The mesh covers the devices, and the batch covers the mesh."""
+
+import jax
+import numpy as np
+import pytest
+
+from vitjax.sharding import mesh as mesh_lib
+
+
+def test_one_axis_takes_what_the_others_leave():
+    assert dict(mesh_lib.make_mesh(model=2).shape) == {"replica": 1, "data": 4, "model": 2}
+    assert dict(mesh_lib.make_mesh(data=2, model=-1).shape) == {"replica": 1, "data": 2, "model": 4}
+    one = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    assert dict(one.shape) == {"replica": 1, "data": 1, "model": 1}
+
+
+@pytest.mark.parametrize("axes", [{"data": 3}, {"data": -1, "model": -1}, {"model": 16}, {"model": 0}])
+def test_a_mesh_that_does_not_cover_the_devices_is_refused(axes):
+    with pytest.raises(ValueError, match=r"mesh\.replica=1"):
+        mesh_lib.make_mesh(**axes)
+
+
+def test_a_batch_must_divide_over_the_mesh():
+    mesh = mesh_lib.make_mesh()
+    mesh_lib.check_batch(32, mesh, accumulate=4)
+    with pytest.raises(ValueError, match=r"batch_size=20 is not divisible by 8 .* use 16 or 24"):
+        mesh_lib.check_batch(20, mesh)
+    with pytest.raises(ValueError, match=r"batch_size=8 is not divisible by 16 .* use 16"):
+        mesh_lib.check_batch(8, mesh, accumulate=2)
+
+
+def test_rows_keep_their_order_when_they_are_cut():
+    rows = np.arange(16 * 3).reshape(16, 3)
+    put = mesh_lib.put_batch({"x": rows}, mesh_lib.make_mesh(model=2))["x"]
+    assert put.sharding.spec == mesh_lib.BATCH
+    np.testing.assert_array_equal(put, rows)
+    assert {shard.data.shape for shard in put.addressable_shards} == {(4, 3)}

@@ -1,0 +1,307 @@
+"""Checkpoints: written while training goes on, verified before they are trusted, restored onto any
+mesh.
+
+One step's folder holds what Orbax writes (the State, the position in the data, the metrics) and
+`manifest.json`: name, size and CRC-32 of every file. Orbax does not notice a flipped bit in array
+data; the manifest does, and an older verified checkpoint is taken instead.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from vitjax.sharding.rules import path_of
+
+MANIFEST = "manifest.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    directory: their folder, made where it is missing. keep: how many of the newest stay. best: name
+    of the metric whose best checkpoint stays too. minimise: the best is the lowest.
+    """
+
+    def __init__(self, directory, *, keep: int = 2, best: str | None = None, minimise=False):
+        if keep < 1:
+            raise ValueError(f"checkpoint.keep={keep}: at least 1 has to stay")
+        self.directory = Path(directory).absolute()
+        self._unverified = None
+        policies = [preservation_policy.LatestN(keep)]
+        track = {}
+        if best is not None:
+
+            def value(metrics):
+                return metrics[best]
+
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=value,
+                    n=1,
+                    reverse=minimise,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+            track = {"best_fn": value, "best_mode": "min" if minimise else "max"}
+        self._best = best
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=True,
+                **track,
+            ),
+        )
+
+    def save(self, step: int, state, data: dict, metrics: dict) -> None:
+        """Start writing the checkpoint of a step; the state may be donated once this returns.
+
+        data: the position in the data, JSON. metrics: the latest evaluation, for `best`.
+        """
+        self.wait()
+        best = {self._best: metrics[self._best]} if self._best in metrics else None
+        with self._named_failure(step):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data)
+                ),
+                metrics=best,
+                force=True,
+            )
+        self._unverified = step
+
+    def poll(self) -> None:
+        """To be called every step: finishes a save whose writing is over, and raises if it failed."""
+        if self._unverified is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Block until the save under way is on disk. Raises OSError with one line if it failed."""
+        step, self._unverified = self._unverified, None
+        if step is None:
+            return
+        with self._named_failure(step):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                _write_manifest(self.directory / str(step))
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps that have a complete checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def latest(self) -> int | None:
+        """The newest step whose files are as they were written; None for a new run.
+
+        A step without a manifest was cut off between Orbax's commit and ours: it does not count.
+        Raises ValueError where there
+        are complete checkpoints and none is intact: a run never silently starts afresh.
+        """
+        steps = [step for step in self.steps() if (self.directory / str(step) / MANIFEST).exists()]
+        chosen = -1
+        if jax.process_index() == 0:
+            for step in reversed(steps):
+                faults = verify(self.directory / str(step))
+                if not faults:
+                    chosen = step
+                    break
+                logging.error("checkpoint %d is damaged and is passed over: %s", step, faults[0])
+        chosen = int(multihost_utils.broadcast_one_to_all(chosen)) if _many() else chosen
+        if steps and chosen < 0:
+            raise ValueError(
+                f"all {len(steps)} checkpoints in {self.directory} are damaged: restore one of them from a "
+                "copy, or start with another --workdir"
+            )
+        for step in self.steps():
+            if step > chosen:
+                self._manager.delete(step)
+        return chosen if steps else None
+
+    def restore(self, step: int, target):
+        """(state, data) of a step, each array placed as `target` says.
+
+        target: a tree of ShapeDtypeStruct with shardings; the mesh may differ from the one that
+        saved. Raises ValueError naming the arrays that are missing, unexpected or of another shape.
+        """
+        saved = self._manager.item_metadata(step)["state"].tree
+        differences = compare(saved, target)
+        if differences:
+            raise ValueError(
+                f"the checkpoint at step {step} in {self.directory} is of another model: "
+                + summary(differences)
+            )
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)
+                ),
+                data=ocp.args.JsonRestore(),
+            ),
+        )
+        return restored["state"], restored["data"]
+
+    def _named_failure(self, step: int):
+        return _SaveFailure(self.directory, step, self.steps)
+
+
+class _SaveFailure:
+    """Turns whatever a failed save raises into one line that says what is safe."""
+
+    def __init__(self, directory, step, steps):
+        self.directory, self.step, self.steps = directory, step, steps
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is None or not isinstance(error, Exception):
+            return False
+        safe = [step for step in self.steps() if step != self.step]
+        newest = (
+            f"the newest complete one is step {safe[-1]}" if safe else "there is no earlier one"
+        )
+        reason = " ".join(str(error).split())[:200]
+        raise OSError(
+            f"the checkpoint of step {self.step} could not be written to {self.directory} ({newest}): {reason}"
+        ) from error
+
+
+def restore_parameters(path, targets):
+    """Parameters of another run's newest checkpoint, for a run that starts from them.
+
+    path: the other run's workdir. targets: maps a subtree of State ("params", "extra") to a tree of
+    ShapeDtypeStruct with shardings. Returns (a dict of the subtrees with the arrays that fit,
+    others left as the target's ShapeDtypeStruct; the differences by name, as `compare` gives them).
+    """
+    directory = Path(path) / "checkpoints"
+    if not directory.is_dir():
+        raise ValueError(
+            f"init_from={str(path)!r} holds no checkpoints/ folder: give a run's workdir"
+        )
+    checkpoints = Checkpoints(directory)
+    step = max(checkpoints.steps(), default=None)
+    if step is None or (faults := verify(directory / str(step))):
+        why = "it holds no checkpoint" if step is None else f"step {step} is damaged: {faults[0]}"
+        raise ValueError(f"init_from={str(path)!r}: {why}")
+    saved = checkpoints._manager.item_metadata(step)["state"].tree
+    saved = {name: saved[name] for name in targets}
+    differences = compare(saved, targets)
+    named = flat(targets)
+    fitting = {
+        name: array
+        for name, array in named.items()
+        if name in flat(saved) and tuple(flat(saved)[name].shape) == tuple(array.shape)
+    }
+    item = _unflatten(fitting)
+    restored = checkpoints._manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.PyTreeRestore(
+                item,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+                partial_restore=True,
+            )
+        ),
+    )["state"]
+    checkpoints.close()
+    arrays = flat(restored)
+    tree = jax.tree_util.tree_map_with_path(
+        lambda key_path, array: arrays.get(path_of(key_path), array), targets
+    )
+    return tree, differences
+
+
+def flat(tree) -> dict:
+    """{"params/encoder/.../kernel": array} of a tree of arrays, structs or Orbax's metadata."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {path_of(key_path): leaf for key_path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _unflatten(arrays: dict) -> dict:
+    tree = {}
+    for name, array in arrays.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = array
+    return tree
+
+
+def compare(saved, wanted) -> dict[str, list[str]]:
+    """Names that differ: {"missing": ..., "unexpected": ..., "misshapen": ...}; empty lists are left out."""
+    saved, wanted = flat(saved), flat(wanted)
+    differences = {
+        "missing": [name for name in wanted if name not in saved],
+        "unexpected": [name for name in saved if name not in wanted],
+        "misshapen": [
+            f"{name} {tuple(saved[name].shape)} there, {tuple(array.shape)} here"
+            for name, array in wanted.items()
+            if name in saved and tuple(saved[name].shape) != tuple(array.shape)
+        ],
+    }
+    return {kind: names for kind, names in differences.items() if names}
+
+
+def summary(differences: dict[str, list[str]], most: int = 4) -> str:
+    """The differences on one line, the first few of each kind by name."""
+    parts = []
+    for kind, names in differences.items():
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        parts.append(f"{len(names)} {kind}: {', '.join(names[:most])}{more}")
+    return "; ".join(parts)
+
+
+def verify(folder: Path) -> list[str]:
+    """Files of a checkpoint that are not as the manifest says; a missing manifest is a fault too."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        return [f"{MANIFEST} cannot be read ({error.__class__.__name__})"]
+    faults = []
+    for name, (size, checksum) in manifest.items():
+        file = folder / name
+        if not file.is_file():
+            faults.append(f"{name} is missing")
+        elif file.stat().st_size != size:
+            faults.append(f"{name} has {file.stat().st_size} bytes, {size} were written")
+        elif _crc32(file) != checksum:
+            faults.append(f"{name} is not what was written (checksum)")
+    return faults
+
+
+def _write_manifest(folder: Path) -> None:
+    """Write it beside and rename: a manifest is whole or absent."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != MANIFEST)
+    manifest = {str(f.relative_to(folder)): [f.stat().st_size, _crc32(f)] for f in files}
+    draft = folder / (MANIFEST + ".tmp")
+    with draft.open("w") as file:
+        json.dump(manifest, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(folder / MANIFEST)
+
+
+def _crc32(file: Path) -> int:
+    checksum = 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _many() -> bool:
+    return jax.process_count() > 1

@@ -1,0 +1,57 @@
+"""Train from a config: python -m vitjax.main --config configs/vit_s16.py --workdir runs/vit_s16"""
+
+import sys
+import traceback
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+PREEMPTED = 75  # EX_TEMPFAIL: all is saved, start the same command again
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The recipe, e.g. configs/vit_s16.py, configs/vit_s16.py:smoke",
+    lock_config=False,
+    accept_new_attributes=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that exists goes on.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}: flags begin with --")
+    sys.exit(report_errors(lambda: train(_CONFIG.value, _WORKDIR.value)))
+
+
+def train(config, workdir) -> int:
+    from vitjax.train import loop
+
+    try:
+        loop.run(config, workdir)
+    except loop.Preempted as stop:
+        print(stop, file=sys.stderr)
+        return PREEMPTED
+    return 0
+
+
+def report_errors(work) -> int:
+    """Run `work() -> exit status`; what the user can mend becomes one line and exit status 2."""
+    try:
+        return work()
+    except (ValueError, OSError) as error:
+        if _TRACEBACK.value:
+            traceback.print_exc()
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+
+
+def cli():
+    logging.set_verbosity(logging.WARNING)
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,63 @@
+"""The mesh: which devices share the batch, and which share the parameters."""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+# In order of growing traffic: between slices, within a slice (batch and FSDP), within a block
+# (tensor).
+AXES = ("replica", "data", "model")
+BATCH = P(("replica", "data"))
+
+
+def make_mesh(*, replica: int = 1, data: int = -1, model: int = 1, devices=None) -> Mesh:
+    """Lay the devices out as [replica, data, model]; one axis may be -1: what the others leave.
+
+    Raises ValueError where the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {"replica": replica, "data": data, "model": model}
+    free = [name for name, size in sizes.items() if size == -1]
+    known = math.prod(size for size in sizes.values() if size != -1)
+    asked = ", ".join(f"mesh.{name}={size}" for name, size in sizes.items())
+    if len(free) > 1 or known < 1:
+        raise ValueError(f"{asked}: every axis is at least 1, and one of them may be -1")
+    if free:
+        sizes[free[0]] = len(devices) // known
+    if math.prod(sizes.values()) != len(devices):
+        raise ValueError(
+            f"{asked} does not cover {len(devices)} devices: change the mesh.* that is not 1"
+        )
+    shape = tuple(sizes[name] for name in AXES)
+    auto = (AxisType.Auto,) * len(AXES)
+    if devices is not jax.devices() and list(devices) != list(jax.devices()):
+        return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=auto)
+    return jax.make_mesh(shape, AXES, axis_types=auto)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the mesh cuts a batch."""
+    return mesh.shape["replica"] * mesh.shape["data"]
+
+
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raise ValueError unless every device gets the same whole number of images in each micro-batch."""
+    parts = batch_shards(mesh) * accumulate
+    if batch_size < 1 or batch_size % parts:
+        below, above = batch_size // parts * parts, -(-batch_size // parts) * parts
+        near = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(
+            f"batch_size={batch_size} is not divisible by {parts} (mesh replica x data = "
+            f"{batch_shards(mesh)}, accumulate = {accumulate}): use {near}"
+        )
+
+
+def put_batch(batch: dict, mesh: Mesh) -> dict:
+    """This process's rows -> global arrays, the leading axis cut over replica and data."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }

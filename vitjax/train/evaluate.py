@@ -1,0 +1,126 @@
+"""Evaluation rounds of a run: features of each split once, every evaluator on them, the cost of each."""
+
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from vitjax import config as config_lib
+from vitjax import evaluators
+from vitjax.data import pipeline, subset
+from vitjax.evaluators.features import FeatureCache
+from vitjax.sharding import mesh as mesh_lib
+from vitjax.train.recipe import Recipe
+from vitjax.train.setup import Experiment
+
+SHEET = 40
+
+
+class Rounds:
+    """Runs the evaluators of a recipe on the frozen encoder of a run.
+
+    splits: {"train", "validation", "test"} of data.open_splits. train_examples: how many of the
+    train split the probes may see, class-balanced (None: all). time_fraction: share of the run's
+    time that rounds may take; one that is due beyond it is left out (None: no cap).
+    Settings of evaluators are checked here, at the start of a run, not at its first evaluation.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        experiment: Experiment,
+        splits: Mapping[str, pipeline.Split],
+        train_examples: int | None = None,
+        time_fraction: float | None = None,
+    ):
+        for name, settings in recipe.evaluators.items():
+            if name not in evaluators.EVALUATORS:
+                raise config_lib.ConfigError(
+                    f"config key evaluators.{name} is unknown; "
+                    + config_lib.nearest(name, evaluators.EVALUATORS)
+                )
+            run = evaluators.EVALUATORS[name].run
+            config_lib.check(run, settings, f"evaluators.{name}", given=("train", "validation"))
+            protocol = evaluators.protocol(name, settings, sorted(splits))
+            logging.info("evaluator %s: protocol %s", name, protocol)
+        self.recipe, self.experiment, self.splits = recipe, experiment, dict(splits)
+        if train_examples is not None:
+            self.splits["train"] = balanced(splits["train"], train_examples)
+        self.time_fraction = time_fraction
+        self.started, self.seconds = time.perf_counter(), 0.0
+
+    def affordable(self, last: bool) -> bool:
+        """Whether another round fits the cap; the last round always does. The same on every host."""
+        if last or self.time_fraction is None:
+            return "validation" in self.splits
+        elapsed = time.perf_counter() - self.started
+        fits = self.seconds <= self.time_fraction * elapsed
+        return bool(multihost_utils.broadcast_one_to_all(np.asarray(fits)))
+
+    def run(self, state, split: str) -> dict[str, float]:
+        """{"eval/<split>/<evaluator>/<number>": value}, and the seconds that each took."""
+        start = time.perf_counter()
+        encode = self.experiment.encode
+        cache = FeatureCache(lambda batch: encode(state.params, state.extra, batch), self.batches)
+        results = {}
+        for name, settings in self.recipe.evaluators.items():
+            evaluator = evaluators.EVALUATORS[name]
+            train = cache.get("train") if evaluator.needs_train else None
+            frozen = cache.get(split)
+            began = time.perf_counter()
+            numbers = evaluator.run(train, frozen, **settings)
+            results |= {f"eval/{split}/{name}/{key}": value for key, value in numbers.items()}
+            results[f"eval/{split}/{name}/seconds"] = time.perf_counter() - began
+        for part, seconds in cache.seconds.items():
+            results[f"eval/{split}/features_{part}/seconds"] = seconds
+        self.seconds += time.perf_counter() - start
+        return results
+
+    def batches(self, split: str):
+        """Global batches of a split, in order, once."""
+        return self._batches(self.splits[split])
+
+    def _batches(self, split: pipeline.Split):
+        settings = {
+            key: value for key, value in self.recipe.input.items() if key not in TRAINING_ONLY
+        }
+        local = pipeline.eval_batches(
+            split,
+            batch_size=self.recipe.batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **settings,
+        )
+        for batch in local:
+            yield mesh_lib.put_batch(batch, self.experiment.mesh)
+
+    def sheet(self, state, split: str):
+        """(images uint8 [N, S, S, 3], labels [N], logits [N, C], class names) of some images of
+        every class; None where nothing is classified."""
+        if self.experiment.objective.classify is None or split not in self.splits:
+            return None
+        parts = []
+        for batch in self._batches(balanced(self.splits[split], SHEET)):
+            out = self.experiment.encode(state.params, state.extra, batch)
+            rows = {"image": batch["image"], "label": batch["label"], "logits": out["logits"]}
+            parts.append(multihost_utils.process_allgather(rows, tiled=True))
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        real = whole["label"] >= 0
+        images, labels, logits = (
+            whole[name][real][:SHEET] for name in ("image", "label", "logits")
+        )
+        return images, labels, logits, self.splits[split].info.names
+
+
+# Settings of `input` that an evaluation pass has no use for.
+TRAINING_ONLY = ("workers", "shuffle")
+
+
+def balanced(split: pipeline.Split, examples: int) -> pipeline.Split:
+    """About so many examples of a split, the same share of every class."""
+    if examples >= len(split):
+        return split
+    return split.select(subset.subset(split.keys(), split.labels, examples / len(split)))

@@ -1,0 +1,77 @@
+"""Where the numbers of a run go: metrics.jsonl (the source for figures and reports) and TensorBoard."""
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+import jax
+from absl import logging
+
+
+class Writer:
+    """Appends to `metrics.jsonl`, one object per line, and to TensorBoard through clu; process 0
+    only.
+
+    resume_step: the step the run goes on from; lines beyond it belong to work that is done again
+    and are dropped.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int = 0):
+        self.file = workdir / "metrics.jsonl"
+        self.history = []
+        self._lines = self._board = None
+        if jax.process_index() != 0:
+            return
+        if self.file.exists():
+            self.history = [row for row in read(self.file) if row["step"] <= resume_step]
+            draft = self.file.with_suffix(".tmp")
+            draft.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+            draft.rename(self.file)
+        self._lines = self.file.open("a")
+        self._board = _tensorboard(workdir)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Names are "train/loss", "eval/<split>/<evaluator>/<number>", "speed/images_per_second", ..."""
+        row = {"step": step} | {name: float(value) for name, value in values.items()}
+        self.history.append(row)
+        if self._lines is None:
+            return
+        self._lines.write(json.dumps(row) + "\n")
+        self._lines.flush()
+        if self._board is not None:
+            self._board.write_scalars(step, {name: row[name] for name in values})
+
+    def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read(file: Path) -> list[dict]:
+    """The rows of a metrics.jsonl; a last line cut off by a kill is left out."""
+    rows = []
+    for line in file.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def curve(history: list[dict], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric."""
+    points = [(row["step"], row[name]) for row in history if name in row]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _tensorboard(workdir: Path):
+    """clu's writer; it imports tensorflow (seconds), so it is asked for only when a run starts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        metric_writers = importlib.import_module("clu.metric_writers")
+        return metric_writers.SummaryWriter(str(workdir))
+    except ImportError as error:
+        logging.warning("no TensorBoard events, metrics.jsonl only: %s", error)
+        return None

@@ -1,0 +1,94 @@
+"""The top level of a config: which sections a run has, and what stands where one says nothing."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vitjax import config as config_lib
+
+# What makes a run the run it is: a workdir holds one of these. The rest (mesh, logging, evaluators)
+# may change on resume.
+IDENTITY = (
+    *(
+        "seed",
+        "batch_size",
+        "accumulate",
+        "precision",
+        "encoder",
+        "objective",
+        "data",
+        "input.canvas",
+    ),
+    *("views", "optimizer", "init_from", *config_lib.DURATIONS),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A config as the trainer sees it; sections are a name plus the keyword arguments of that
+    function.
+
+    batch_size: images per update, over all devices. One of steps, epochs, examples: the length of
+    the run.
+    encoder, objective: see models and objectives. data: which images (data.open_splits). input: how
+    they are read (canvas in pixels, threads, workers, bad_share). views, eval_views:
+    ops.augment.train_views, eval_views.
+    optimizer: optim.create; its schedule takes warmup_steps, warmup_epochs or warmup_examples.
+    evaluate: every_<unit>, train_examples (of the train split that probes may see). evaluators:
+    name -> settings.
+    checkpoint: every_<unit>, keep, best (a metric), minimise. log: every_steps.
+    mesh: sharding.make_mesh. sharding: sharding.shardings. precision: auto, float32 or bfloat16
+    (compute; parameters are float32). accumulate: micro-batches per update. init_from: workdir of
+    the run to start from.
+    """
+
+    batch_size: int
+    encoder: Mapping[str, Any]
+    objective: Mapping[str, Any]
+    data: Mapping[str, Any]
+    input: Mapping[str, Any]
+    views: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    steps: int | None = None
+    epochs: float | None = None
+    examples: float | None = None
+    eval_views: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    evaluate: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    evaluators: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    checkpoint: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    log: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sharding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    precision: str = "auto"
+    accumulate: int = 1
+    seed: int = 0
+    init_from: str | None = None
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if "Mapping" in str(field.type) and not isinstance(value, Mapping):
+                raise config_lib.ConfigError(
+                    f"config key {field.name}={value!r} is not a section: give {field.name}.<key>"
+                )
+
+
+def read(config) -> Recipe:
+    """A ConfigDict (or a plain dict) -> Recipe. Raises ConfigError naming the key at fault."""
+    settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    return config_lib.call(Recipe, settings, "")
+
+
+def differences(there: Mapping, here: Mapping) -> list[str]:
+    """Keys of IDENTITY on which two resolved configs differ, each as "key: value there, value here"."""
+    there, here = config_lib.flatten(there), config_lib.flatten(here)
+
+    def mine(key):
+        return any(key == name or key.startswith(name + ".") for name in IDENTITY)
+
+    keys = [key for key in dict.fromkeys([*there, *here]) if mine(key)]
+    return [
+        f"{key}: {there.get(key, 'unset')} there, {here.get(key, 'unset')} here"
+        for key in keys
+        if there.get(key) != here.get(key)
+    ]

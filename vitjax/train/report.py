@@ -1,0 +1,103 @@
+"""What a run says of itself: metrics read one step late, averaged, written and shown."""
+
+import importlib
+import statistics
+
+import jax
+from absl import logging
+
+from vitjax.train.clock import Clock, memory
+from vitjax.train.guard import SkipCounter
+from vitjax.train.metrics import Writer
+from vitjax.train.terminal import Terminal
+
+
+class Reporter:
+    """Takes the metrics of each step while they are still being computed; logs every `every` steps.
+
+    The values of a step are fetched after its successor is dispatched, so that the device is
+    never idle for the sake of a log line. Raises ValueError after too many skipped updates in a
+    row.
+    """
+
+    def __init__(self, writer: Writer, terminal: Terminal, clock: Clock, every: int, last: int):
+        if every < 1:
+            raise ValueError(f"log.every_steps={every}: expected at least 1")
+        self.writer, self.terminal, self.clock = writer, terminal, clock
+        self.every, self.last = every, last
+        self._skips, self._window, self._pending = SkipCounter(), [], None
+
+    def step(self, step: int, values: dict) -> None:
+        """values: metrics of a step that was just dispatched, device scalars."""
+        self.flush()
+        self._pending = step, values
+
+    def flush(self) -> None:
+        """Wait for the last dispatched step and take its metrics in."""
+        if self._pending is None:
+            return
+        (step, values), self._pending = self._pending, None
+        row = {name: float(value) for name, value in jax.device_get(values).items()}
+        self._window.append(row)
+        self._skips.see(step, row)
+        if step % self.every == 0 or step == self.last:
+            mean = {f"train/{name}": self._mean(name) for name in row}
+            speed = self.clock.report()
+            self.writer.write(step, mean | speed | memory() | self.clock.goodput())
+            self.terminal.step(step, mean, speed)
+            self._window.clear()
+
+    def _mean(self, name: str) -> float:
+        """Mean since the last report; the latest value where it is a setting, not a measurement."""
+        values = [row[name] for row in self._window]
+        return values[-1] if name == "learning_rate" else statistics.fmean(values)
+
+    def evaluation(self, step: int, split: str, results: dict[str, float]) -> None:
+        """One row in the file and one table on the terminal for a round."""
+        self.writer.write(step, results)
+        numbers = {
+            name.removeprefix(f"eval/{split}/"): value
+            for name, value in results.items()
+            if not name.endswith("seconds")
+        }
+        seconds = sum(value for name, value in results.items() if name.endswith("seconds"))
+        self.terminal.table(f"step {step}, {split} ({seconds:.1f} s)", numbers)
+
+    def summary(self, final: dict[str, float], workdir) -> None:
+        """The table a run ends with."""
+        shown = {
+            name.removeprefix("eval/"): value
+            for name, value in final.items()
+            if name.startswith("eval/") and not name.endswith("seconds")
+        }
+        last = {
+            name: final[name] for name in ("train/loss", "speed/images_per_second") if name in final
+        }
+        self.terminal.table("final numbers", last | shown)
+        self.terminal.line(f"metrics, checkpoints and figures are in {workdir}")
+
+
+def headline(recipe, experiment, splits, first: int) -> str:
+    """One line on what is about to run."""
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in splits.items())
+    shape = " x ".join(f"{size} {axis}" for axis, size in experiment.mesh.shape.items())
+    start = f"from step {first}" if first else "from scratch"
+    return (
+        f"{experiment.encoder.name}, {recipe.objective['name']}, {experiment.steps} steps of "
+        f"{recipe.batch_size} images {start}; {splits['train'].info.name}: {sizes}; mesh {shape}; "
+        f"{experiment.flops / 1e9:.3g} GFLOP per image"
+    )
+
+
+def parameter_table(params) -> str:
+    """Name, shape, size, mean and standard deviation of every parameter (clu's overview)."""
+    try:
+        overview = importlib.import_module("clu.parameter_overview")
+    except ImportError as error:
+        logging.warning("no parameter table: %s", error)
+        return f"{count(params):,} parameters"
+    return overview.get_parameter_overview(params)
+
+
+def count(params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,225 @@
+"""From a recipe to the compiled functions of a run: shared by the trainer, the shape tests and `plan`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vitjax import config as config_lib
+from vitjax import models, objectives
+from vitjax.models.features import Encoder
+from vitjax.objectives import Objective
+from vitjax.ops import augment
+from vitjax.optim import optimizer, schedules
+from vitjax.sharding import mesh as mesh_lib
+from vitjax.sharding import rules
+from vitjax.train.recipe import Recipe
+from vitjax.train.state import State, init_state
+from vitjax.train.step import make_step
+
+LOG_STEPS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a run computes. All functions are jitted; call them under `jax.set_mesh(mesh)`.
+
+    init() -> State, born sharded. step(state, batch) -> (state, metrics), the state donated.
+    encode(params, extra, batch) -> {"pooled" [B, D], "logits" [B, C]} float32, of the frozen
+    encoder.
+    target: State of ShapeDtypeStruct with shardings. steps: length of the run. flops: of one image,
+    forward and backward.
+    """
+
+    mesh: Mesh
+    encoder: Encoder
+    objective: Objective
+    target: State
+    init: Callable[[], State]
+    step: Callable[[State, Any], tuple[State, dict]]
+    encode: Callable[[Any, Any, Any], dict]
+    steps: int
+    flops: float
+
+
+def compute_dtype(precision: str) -> str:
+    """The precision policy: parameters are float32 always; this is what blocks compute in."""
+    if precision == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    if precision not in ("float32", "bfloat16"):
+        raise config_lib.ConfigError(
+            f"config key precision={precision!r} is unknown: use auto, float32 or bfloat16"
+        )
+    return precision
+
+
+def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
+    """Put the sections of a recipe together. Nothing is computed or allocated yet.
+
+    train_examples: images in the train split, for durations in epochs.
+    """
+    mesh_lib.check_batch(recipe.batch_size, mesh, recipe.accumulate)
+    steps = run_steps(recipe, train_examples)
+    dtype = compute_dtype(recipe.precision)
+    size = recipe.views["size"] if "size" in recipe.views else None
+    if not isinstance(size, int) or size < 1:
+        raise config_lib.ConfigError(
+            f"config key views.size={size!r}: give the image size in pixels"
+        )
+    encoder = config_lib.call_named(models.ENCODERS, recipe.encoder, "encoder", dtype=dtype)
+    objective = config_lib.call_named(
+        objectives.OBJECTIVES, recipe.objective, "objective", encoder=encoder, image_size=size
+    )
+    tx, schedule = make_optimizer(recipe, steps, train_examples)
+    views = make_views(recipe, dtype)
+
+    init = functools.partial(init_state, objective, tx, recipe.seed)
+    abstract = jax.eval_shape(init)
+    placed = config_lib.call(rules.shardings, recipe.sharding, "sharding", tree=abstract, mesh=mesh)
+    target = jax.tree.map(
+        lambda array, sharding: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+        abstract,
+        placed,
+    )
+    batch_sharding = NamedSharding(mesh, mesh_lib.BATCH)
+    step = make_step(
+        objective=objective,
+        tx=tx,
+        schedule=schedule,
+        views=views["train"],
+        seed=recipe.seed,
+        accumulate=recipe.accumulate,
+    )
+
+    def encode(params, extra, batch):
+        images = views["eval"](batch)["image"]
+        features, _ = encoder.apply(objective.encoder_variables(params, extra), images)
+        out = {"pooled": features.pooled.astype(jnp.float32)}
+        if objective.classify is not None:
+            out["logits"] = objective.classify(params, extra, features.pooled)
+        return out
+
+    return Experiment(
+        mesh=mesh,
+        encoder=encoder,
+        objective=objective,
+        target=target,
+        init=jax.jit(init, out_shardings=placed),
+        step=jax.jit(
+            step,
+            donate_argnums=0,
+            in_shardings=(placed, batch_sharding),
+            out_shardings=(placed, NamedSharding(mesh, P())),
+        ),
+        encode=jax.jit(encode, in_shardings=(placed.params, placed.extra, batch_sharding)),
+        steps=steps,
+        flops=6.0 * encoder.macs(size),
+    )
+
+
+def run_steps(recipe: Recipe, train_examples: int) -> int:
+    """Length of the run in steps; one of steps, epochs, examples says it."""
+    lengths = {unit: getattr(recipe, unit) for unit in config_lib.DURATIONS}
+    steps, _ = config_lib.steps_of(
+        lengths, "", "", batch_size=recipe.batch_size, examples=train_examples
+    )
+    if not steps:
+        raise config_lib.ConfigError("the run has no length: set steps, epochs or examples")
+    return steps
+
+
+class Intervals(NamedTuple):
+    """Steps between two evaluations, checkpoints and log lines; None: at the end only."""
+
+    evaluate: int | None
+    checkpoint: int | None
+    log: int
+
+    def due(self, what: str, step: int, last: int) -> bool:
+        steps = getattr(self, what)
+        return step == last or (steps is not None and step % steps == 0)
+
+
+def intervals(recipe: Recipe, train_examples: int) -> tuple[Intervals, dict, dict]:
+    """(the intervals, what else `evaluate` says, what else `checkpoint` says)."""
+    steps, rest = {}, {}
+    for section in Intervals._fields:
+        steps[section], rest[section] = config_lib.steps_of(
+            getattr(recipe, section),
+            "every_",
+            f"{section}.",
+            batch_size=recipe.batch_size,
+            examples=train_examples,
+        )
+        if steps[section] == 0:
+            raise config_lib.ConfigError(f"config key {section}.every_* is 0: leave it out instead")
+    config_lib.check(lambda: None, rest["log"], "log")
+    steps["log"] = steps["log"] or LOG_STEPS
+    return Intervals(**steps), rest["evaluate"], rest["checkpoint"]
+
+
+def make_optimizer(recipe: Recipe, steps: int, train_examples: int):
+    """(optax transformation, schedule): warm-up in any unit becomes warm-up in steps."""
+    section = dict(recipe.optimizer)
+    schedule = dict(section.pop("schedule", {"name": "cosine"}))
+    for phase in ("warmup_", "cooldown_"):
+        length, schedule = config_lib.steps_of(
+            schedule,
+            phase,
+            "optimizer.schedule.",
+            batch_size=recipe.batch_size,
+            examples=train_examples,
+        )
+        if length is not None:
+            schedule[f"{phase}steps"] = length
+    curve = config_lib.named(schedules.SCHEDULES, schedule, "optimizer.schedule")
+    config_lib.check(
+        curve, schedule, "optimizer.schedule", given=("lr", "steps"), beyond=schedules.create
+    )
+    moments = config_lib.named(optimizer.OPTIMIZERS, section, "optimizer")
+    config_lib.check(
+        optimizer.create, section, "optimizer", given=("schedule", "steps"), beyond=moments
+    )
+    return optimizer.create(schedule=schedule, steps=steps, **section)
+
+
+def make_views(recipe: Recipe, dtype: str) -> dict[str, Callable]:
+    """{"train": (batch, key) -> views, "eval": batch -> views}; eval shares size, mean and std."""
+    classes = recipe.objective["classes"] if "classes" in recipe.objective else 0
+    shared = {key: recipe.views[key] for key in ("size", "mean", "std") if key in recipe.views}
+    train = functools.partial(
+        config_lib.call, augment.train_views, recipe.views, "views", classes=classes, dtype=dtype
+    )
+    evaluate = functools.partial(
+        config_lib.call,
+        augment.eval_views,
+        shared | dict(recipe.eval_views),
+        "eval_views",
+        dtype=dtype,
+    )
+    return {
+        "train": lambda batch, key: train(batch=batch, key=key),
+        "eval": lambda batch: evaluate(batch=batch),
+    }
+
+
+def batch_target(recipe: Recipe, mesh: Mesh) -> dict:
+    """The global batch as ShapeDtypeStructs: to lower the step without data."""
+    B, S = recipe.batch_size, recipe.input["canvas"]
+    shapes = {
+        "image": ((B, S, S, 3), jnp.uint8),
+        "size": ((B, 2), jnp.int32),
+        "label": ((B,), jnp.int32),
+        "index": ((B,), jnp.uint32),
+        "epoch": ((B,), jnp.uint32),
+    }
+    sharding = NamedSharding(mesh, mesh_lib.BATCH)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in shapes.items()
+    }
