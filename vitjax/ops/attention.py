@@ -35,12 +35,14 @@ def _reference(q, k, v, bias, scale):
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bhnm,bmhd->bnhd", weights, v, preferred_element_type=jnp.float32)
-    return out.astype(q.dtype)
+    return jnp.einsum("bhnm,bmhd->bnhd", weights, v).astype(q.dtype)
 
 
 def _xla(q, k, v, bias, scale):
-    return jax.nn.dot_product_attention(q, k, v, bias, scale=scale, implementation="xla")
+    # Written for standard promotion: under strict its bfloat16 form does not trace (and still has
+    # no gradient, whose rule runs outside this block).
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.nn.dot_product_attention(q, k, v, bias, scale=scale, implementation="xla")
 
 
 IMPLEMENTATIONS = {"reference": _reference, "xla": _xla}

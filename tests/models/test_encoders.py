@@ -1,0 +1,246 @@
+"""One contract for every encoder, and the sizes the papers print."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitjax import models
+from vitjax.models import heads
+
+VIT = {"variant": "mu/4", "depth": 3, "width": 16, "mlp": 24, "heads": 2}
+RESNET = {"variant": "18", "width": 0.125, "stem": "small"}
+SMALL = [
+    ("vit", VIT),
+    ("vit", VIT | {"pool": "cls", "positions": "sincos", "scan": False}),
+    ("vit", VIT | {"pool": "map", "mask_token": True, "remat": "dots"}),
+    ("resnet", RESNET),
+    ("resnet", RESNET | {"variant": "50", "width": 0.5, "norm": "group", "stem": "imagenet"}),
+]
+KEY = jax.random.key(0)
+
+
+def shapes(encoder, image_size=224):
+    return jax.eval_shape(lambda key: encoder.init(key, image_size), KEY)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(("name", "settings"), SMALL)
+@pytest.mark.parametrize("train", [False, True])
+def test_every_encoder_gives_the_same_fields(name, settings, train):
+    encoder = models.create(name, **settings)
+    variables = shapes(encoder, 32)
+    assert set(variables) == {"params", "stats"}
+    all_plain_dicts(variables)
+    wanted = (encoder.layers[-1], encoder.layers[0])
+    apply = functools.partial(encoder.apply, train=train, key=KEY, layers=wanted)
+    features, stats = jax.eval_shape(apply, variables, jnp.zeros((2, 32, 32, 3)))
+
+    side, D = 32 // encoder.stride, encoder.width
+    assert features.pooled.shape == (2, D)
+    assert features.patches.shape == (2, side, side, D)
+    prefix = features.tokens.shape[1] - side * side
+    assert features.tokens.shape[::2] == (2, D) and prefix == (settings.get("pool") == "cls")
+    assert set(features.layers) == set(wanted)
+    assert features.layers[wanted[0]].shape == features.patches.shape
+    assert all(map.ndim == 4 and map.shape[0] == 2 for map in features.layers.values())
+    assert jax.tree.structure(stats) == jax.tree.structure(variables["stats"])
+    assert isinstance(encoder.macs(32), int) and encoder.macs(32) > 0
+
+
+def all_plain_dicts(tree):
+    assert type(tree) is dict or not hasattr(tree, "items")
+    if type(tree) is dict:
+        for branch in tree.values():
+            all_plain_dicts(branch)
+
+
+@pytest.mark.parametrize(("name", "settings"), SMALL)
+def test_bfloat16_arithmetic_leaves_parameters_and_statistics_float32(name, settings):
+    encoder = models.create(name, **settings, dtype="bfloat16")
+    variables = shapes(encoder, 32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+    def loss(params, images):
+        features, stats = encoder.apply(variables_with(variables, params), images, train=True)
+        return features.pooled.astype(jnp.float32).sum(), (features, stats)
+
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    grads, (features, stats) = jax.eval_shape(
+        jax.grad(loss, has_aux=True), variables["params"], images
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(features)} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves((grads, stats))} == {jnp.dtype("float32")}
+
+
+def variables_with(variables, params):
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables["stats"])
+    return {"params": params, "stats": zeros}
+
+
+@pytest.mark.parametrize(("name", "settings"), [SMALL[0], SMALL[3]])
+def test_bfloat16_is_float32_to_its_precision(name, settings, fill):
+    wide, narrow = (models.create(name, **settings, dtype=d) for d in ("float32", "bfloat16"))
+    variables = fill(wide, 8)
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    want = jax.jit(wide.apply)(variables, images)[0].pooled
+    got = jax.jit(narrow.apply)(variables, images)[0].pooled.astype(jnp.float32)
+    assert jnp.abs(got - want).max() < 0.05 * jnp.abs(want).max()
+
+
+# big_vision's, torchvision's counts with 1000 classes, as those projects' own models give them.
+COUNTS = {
+    "Ti/16": 5_717_032,
+    "S/16": 22_049_896,
+    "S/32": 22_878_184,
+    "M/16": 38_836_712,
+    "B/16": 86_566_120,
+    "B/32": 88_222_696,
+    "L/16": 304_324_584,
+    "So400m/14": 413_595_352,
+    "H/14": 632_043_240,
+    "g/14": 1_012_608_616,
+    "g-opt/16": 1_136_283_112,
+    "G/14": 1_844_437_352,
+    "G-opt/14": 1_664_839_144,
+}
+RESNET_COUNTS = {
+    "18": 11_689_512,
+    "34": 21_797_672,
+    "50": 25_557_032,
+    "101": 44_549_160,
+    "152": 60_192_808,
+}
+
+
+def with_head(encoder, hidden=0):
+    head = heads.classifier(encoder.width, 1000, hidden)
+    return count(shapes(encoder)["params"]) + count(jax.eval_shape(head.init, KEY))
+
+
+@pytest.mark.parametrize("variant", COUNTS)
+def test_vit_has_the_published_number_of_parameters(variant):
+    assert with_head(models.create("vit", variant=variant)) == COUNTS[variant]
+
+
+@pytest.mark.parametrize("variant", RESNET_COUNTS)
+def test_resnet_has_the_published_number_of_parameters(variant):
+    assert with_head(models.create("resnet", variant=variant)) == RESNET_COUNTS[variant]
+
+
+def test_the_other_vit_counts():
+    """The plain baselines of arXiv:2205.01580, and class tokens: the public counts less one row,
+    since theirs have a position for the class token and ours (big_vision's) none."""
+    plain = models.create("vit", variant="S/16", positions="sincos")
+    assert with_head(plain, hidden=384) == 22_122_472
+    assert with_head(models.create("vit", variant="B/16", pool="cls")) == 86_567_656 - 768
+    assert with_head(models.create("vit", variant="H/14", pool="cls")) == 632_045_800 - 1280
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "gflop"),
+    [
+        ("vit", {"variant": "S/16", "pool": "cls"}, 27.6),
+        ("vit", {"variant": "B/16", "pool": "cls"}, 105.4),
+        ("vit", {"variant": "L/16", "pool": "cls"}, 369.3),
+        ("vit", {"variant": "g/14", "pool": "cls"}, 1602.2),
+        ("resnet", {"variant": "50"}, 6 * 4.089184),  # torchvision's own count of the model
+        ("resnet", {"variant": "18"}, 6 * 1.814073),
+    ],
+)
+def test_macs_are_the_published_training_cost(name, settings, gflop):
+    encoder = models.create(name, **settings)
+    with_head = encoder.macs(224) + 1000 * encoder.width
+    np.testing.assert_allclose(6e-9 * with_head, gflop, rtol=5e-4)
+
+
+@pytest.mark.parametrize("pool", ["gap", "cls", "map"])
+def test_vit_macs_are_what_the_compiler_counts(pool):
+    shape = {"width": 96, "heads": 3, "mlp": 256, "depth": 2}
+    encoder = models.create("vit", variant="mu/8", pool=pool, scan=False, **shape)
+    images = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)
+    pooled = jax.jit(lambda variables, images: encoder.apply(variables, images)[0].pooled)
+    flops = pooled.lower(shapes(encoder, 48), images).cost_analysis()["flops"]
+    assert 1.0 < flops / (2 * 2 * encoder.macs(48)) < 1.06  # it also counts norms and activations
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [({"variant": "18"}, 65), ({"variant": "50", "stem": "small", "width": 0.5}, 33)],
+)
+def test_resnet_macs_are_those_of_the_traced_convolutions(settings, size):
+    """Counted from the program: the compiler's own count leaves out products with padding."""
+    encoder = models.create("resnet", **settings)
+    jaxpr = jax.make_jaxpr(encoder.apply)(shapes(encoder, size), jnp.zeros((1, size, size, 3)))
+    assert convolution_macs(jaxpr.jaxpr) == encoder.macs(size)
+
+
+def convolution_macs(jaxpr):
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive is jax.lax.conv_general_dilated_p:
+            kernel = equation.invars[1].aval
+            total += equation.outvars[0].aval.size * kernel.size // kernel.shape[-1]
+        inner = equation.params.get("jaxpr")
+        if inner is not None:
+            inner = getattr(inner, "jaxpr", inner)
+            total += equation.params.get("length", 1) * convolution_macs(inner)
+    return total
+
+
+def test_equal_settings_make_equal_encoders():
+    """So an encoder can be a static argument without compiling twice."""
+    for name, settings in SMALL:
+        assert models.create(name, **settings) == models.create(name, **settings)
+        assert hash(models.create(name, **settings)) == hash(models.create(name, **settings))
+    assert models.create("vit", **VIT) != models.create("vit", **(VIT | {"pool": "map"}))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.create("vitt"), r"encoder.name is 'vitt'; .*vit, resnet \(nearest: vit\)"),
+        (lambda: models.create("vit", variant="B16"), "encoder.variant is 'B16'; expected a size"),
+        (lambda: models.create("vit", variant="X/16"), "encoder.variant 'X/16'.*one of mu, Ti, S"),
+        (lambda: models.create("vit", pool="gas"), "encoder.pool is 'gas'; .*gap, cls, map"),
+        (lambda: models.create("vit", positions="sin"), "encoder.positions .*learned, sincos"),
+        (lambda: models.create("vit", remat="all"), "encoder.remat is 'all'; .*none, full, dots"),
+        (lambda: models.create("vit", dtype="half"), "encoder.dtype .*float32, bfloat16"),
+        (lambda: models.create("vit", dropout=1.0), "encoder.dropout is 1.0"),
+        (lambda: models.create("vit", width=100, heads=3), "encoder.width 100 .*encoder.heads 3"),
+        (lambda: models.create("resnet", variant="51"), "encoder.variant .*18, 34, 50, 101, 152"),
+        (lambda: models.create("resnet", norm="layer"), "encoder.norm .*batch, group"),
+        (lambda: models.create("resnet", stem="big"), "encoder.stem .*imagenet, small"),
+        (lambda: models.create("resnet", width=0.3), "encoder.width is 0.3"),
+        (lambda: models.create("resnet", width=0.25, norm="group"), "encoder.width is 0.25"),
+    ],
+)
+def test_bad_settings_are_named_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_settings_that_do_not_exist_are_type_errors():
+    for name in models.ENCODERS:
+        with pytest.raises(TypeError, match="regsters"):
+            models.create(name, regsters=4)
+        parameters = inspect.signature(models.ENCODERS[name]).parameters.values()
+        assert all(p.kind is not p.VAR_KEYWORD for p in parameters)
+
+
+@pytest.mark.parametrize(("name", "settings"), [SMALL[0], SMALL[3]])
+def test_unknown_layers_are_named(name, settings):
+    encoder = models.create(name, **settings)
+    with pytest.raises(ValueError, match=f"'block_99'; expected one of {encoder.layers[0]}"):
+        jax.eval_shape(
+            lambda v, x: encoder.apply(v, x, layers=("block_99",)),
+            shapes(encoder, 8),
+            jnp.zeros((1, 8, 8, 3)),
+        )
