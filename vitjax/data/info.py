@@ -1,0 +1,17 @@
+"""What a source says about itself."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """A data set in words: its name, the names of its classes in label order, its licence."""
+
+    name: str
+    names: tuple[str, ...]
+    licence: str
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.names)

@@ -1,0 +1,39 @@
+"""Data sets with random access, by name."""
+
+import difflib
+from typing import Protocol
+
+import numpy as np
+
+from vitjax.data.folder import FolderSource
+from vitjax.data.info import Info
+from vitjax.data.records import open_digits, open_tfds
+
+
+class Source(Protocol):
+    """One split of a data set. Reading is safe from many threads; sources can be pickled."""
+
+    info: Info
+    labels: np.ndarray  # int32 [len(self)]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict:
+        """{"image": bytes of an image file or uint8 pixels, "label": int}."""
+
+    def key(self, index: int) -> str:
+        """The lasting name of an example, for hashes and messages."""
+
+
+# Each takes the name of a split, then its own settings by keyword.
+SOURCES = {"digits": open_digits, "folder": FolderSource, "tfds": open_tfds}
+
+
+def create(name, split, **settings) -> Source:
+    """Opens one split of a data set; settings go to the source of that name, see SOURCES."""
+    if name not in SOURCES:
+        nearest = difflib.get_close_matches(str(name), SOURCES, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"data.name is one of {', '.join(sorted(SOURCES))}, got {name!r} (nearest: {nearest})"
+        )
+    return SOURCES[name](split, **settings)

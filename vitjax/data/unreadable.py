@@ -1,0 +1,34 @@
+"""What becomes of unreadable images: named once, counted, and too many of them end the run."""
+
+from absl import logging
+
+
+class Unreadable:
+    """The unreadable examples of a split that this process met. indices: those known already."""
+
+    def __init__(self, split, bad_share, indices=()):
+        self.indices = set(indices)
+        self._split = split
+        self._bad_share = bad_share
+
+    def add(self, indices, examples):
+        """Takes note of an array of indices. ValueError when they are too many of `examples`."""
+        for index in sorted(set(indices.tolist()) - self.indices):
+            logging.warning("unreadable image left out: %s", self._split.key(index))
+            self.indices.add(index)
+        if len(self.indices) > allowed(examples, self._bad_share):
+            raise too_many(self._split, self.indices, examples, self._bad_share)
+
+
+def allowed(examples, bad_share):
+    """How many of the examples may be unreadable: the share, and always one unless it is 0."""
+    return max(1, bad_share * examples) if bad_share else 0
+
+
+def too_many(split, indices, examples, bad_share):
+    """The error that names them."""
+    named = ", ".join(split.key(index) for index in sorted(indices)[:5])
+    return ValueError(
+        f"{len(indices)} of {examples} examples of {split.info.name} are unreadable, more than "
+        f"data.bad_share={bad_share} allows: {named}{', ...' if len(indices) > 5 else ''}"
+    )
