@@ -112,6 +112,13 @@ def test_ties_go_to_the_lower_class_and_the_earlier_example():
             assert knn.run(bank, query, k=(k,)) == {f"top1_k{k}": 1.0}
 
 
+def test_rows_that_fill_up_a_device_are_nobody_s_neighbours():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    bank = frozen(np.tile([[1.0, 0.0]], (9, 1)), [3] * 9)
+    with jax.set_mesh(mesh):  # nine rows on eight devices; zeros are nearer to the query than any
+        assert knn.run(bank, frozen([[-1.0, 0.0]], [3]), k=(9,)) == {"top1_k9": 1.0}
+
+
 def test_a_label_that_train_lacks_is_wrong_not_an_error():
     assert knn.run(frozen([[1, 0]], [0]), frozen([[1, 0], [0, 1]], [0, 9])) == {"top1_k1": 0.5}
 
