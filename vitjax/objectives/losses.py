@@ -22,7 +22,7 @@ def softmax_cross_entropy(logits, targets):
 def sigmoid_cross_entropy(logits, targets):
     """mean_b - sum_c [t_bc log s(z_bc) + (1 - t_bc) log s(-z_bc)], s the logistic function.
 
-    One yes-or-no question per class, summed over the classes as in arXiv:2006.07159, sec. 4. Start
+    One yes-or-no question per class, summed over the classes as in arXiv:2006.07159. Start
     the bias of the head near -ln C, or the first loss is C ln 2.
     """
     logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
