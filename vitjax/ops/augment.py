@@ -1,6 +1,6 @@
 """Views of a batch, made on the accelerator inside the jitted step.
 
-B batch, S side of the canvas, C classes. A batch is {"image": uint8 [B, S, S, 3], "size": int32 [B, 2],
+B batch, S side of the canvas. A batch is {"image": uint8 [B, S, S, 3], "size": int32 [B, 2],
 "label": int32 [B], "index": uint32 [B], "epoch": uint32 [B]}. Every draw comes from
 fold_in(fold_in(key, epoch), index), so a view depends on nothing but the key, the epoch and
 the example: not on hosts, devices, the batch around it, or where a run was resumed.
@@ -9,7 +9,8 @@ the example: not on hosts, devices, the batch around it, or where a run was resu
 import jax
 import jax.numpy as jnp
 
-from vitjax.ops.colour import IMAGENET_MEAN, IMAGENET_STD, color_jitter, normalize
+from vitjax.ops import colour
+from vitjax.ops.colour import IMAGENET_MEAN, IMAGENET_STD, normalize
 from vitjax.ops.crop import KERNELS, center_crop, crop_resize, pad_crop, random_resized_crop
 from vitjax.ops.mix import mix, random_erasing
 
@@ -50,11 +51,13 @@ def train_views(
 ):
     """{"image": [B, size, size, 3] of `dtype`, "label": float32 [B, classes], soft}.
 
-    crop: "resized" (a random box, `sample_box` with `area` and `ratio`), "none" (the whole image), or
-    "pad" (the whole image shifted by up to `pad` pixels into zeros). Then a flip with probability 1/2,
-    color_jitter (one strength for brightness, contrast and saturation; or three, or four with the hue),
-    (x - mean) / std in 0..1 units, erasing (its probability), mixup and cutmix (their Beta parameter).
-    A label of -1 is a row of zeros. Raises ValueError where a setting has no meaning.
+    crop: "resized" (a random box: `sample_box` with `area` and `ratio`), "none" (the whole image,
+    resized), or "pad" (that, shifted by up to `pad` pixels into zeros). Then a flip with
+    probability 1/2, color_jitter (one strength for brightness, contrast and saturation; or three,
+    or four with the hue), (x - mean) / std in 0..1 units, erasing (its probability; see
+    `random_erasing` for its mode), mixup and cutmix (their Beta parameter; see `mix` for mix_mode).
+    method, antialias: of resizing, see `resampling`. A label of -1 becomes a row of zeros. Raises
+    ValueError for a bad setting.
     """
     jitter = _jitter_strengths(color_jitter)
     _check_common(size, method, mean, std, dtype)
@@ -75,7 +78,7 @@ def train_views(
             image = crop_resize(image, 0, 0, height, width, mirror, size, method, antialias)
         image = image / 255.0
         if any(jitter):
-            image = jittered(image, keys[COLOUR], *jitter)
+            image = colour.color_jitter(image, keys[COLOUR], *jitter)
         image = normalize(image, mean, std)
         if erasing:
             image = random_erasing(image, keys[ERASING], erasing, mode=erasing_mode)
@@ -105,9 +108,6 @@ def eval_views(
     _expect(0 < crop <= 1, "crop", crop, "a number in (0, 1]")
     images = center_crop(batch, size, crop, method, antialias) / 255.0
     return {"image": normalize(images, mean, std).astype(dtype), "label": batch["label"]}
-
-
-jittered = color_jitter  # train_views names a setting as the function is named
 
 
 def _expect(condition, key, given, expected):

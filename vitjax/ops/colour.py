@@ -12,7 +12,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def normalize(images, mean=IMAGENET_MEAN, std=IMAGENET_STD):
-    """(images - mean) / std over the last dim; images [..., 3] in 0..1, mean and std of length 3."""
+    """(images - mean) / std per channel; images [..., 3] in 0..1, mean and std of length 3."""
     shape = (1,) * (images.ndim - 1) + (3,)
     mean = jnp.asarray(mean, jnp.float32).reshape(shape)
     return (images - mean) / jnp.asarray(std, jnp.float32).reshape(shape)
@@ -54,14 +54,13 @@ def color_jitter(image, key, brightness=0.0, contrast=0.0, saturation=0.0, hue=0
     follow one another in a random order.
     """
     strengths = (brightness, contrast, saturation)
-    order_key, factor_key, hue_key = jax.random.split(key, 3)
+    uniform = jax.random.uniform(key, (8,))
     low = jnp.asarray([max(0.0, 1.0 - x) for x in strengths], jnp.float32)
     high = jnp.asarray([1.0 + x for x in strengths], jnp.float32)
-    factors = low + (high - low) * jax.random.uniform(factor_key, (3,))
-    turn = jax.random.uniform(hue_key, (), minval=-hue, maxval=hue)
+    factors = low + (high - low) * uniform[:3]
+    turn = hue * (2.0 * uniform[3] - 1.0)
     # A switch under vmap runs every branch; one blend whose target is selected costs one.
-    order = jax.random.permutation(order_key, 4 if hue else 3)
-    for operation in order:
+    for operation in jnp.argsort(uniform[4:] if hue else uniform[4:7]):
         blended = adjust(image, factors[jnp.minimum(operation, 2)], operation)
         image = jnp.where(operation == HUE, shift_hue(image, turn), blended) if hue else blended
     return image

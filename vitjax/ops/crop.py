@@ -128,11 +128,11 @@ def sample_box(key, true_size, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     place; if none fits, the largest centred box whose ratio lies in the range.
     """
     height, width = true_size[0], true_size[1]
-    area_key, ratio_key, top_key, left_key = jax.random.split(key, 4)
+    uniform = jax.random.uniform(key, (22,))
     pixels = height.astype(jnp.float32) * width.astype(jnp.float32)
-    target = pixels * jax.random.uniform(area_key, (10,), minval=area[0], maxval=area[1])
+    target = pixels * (area[0] + (area[1] - area[0]) * uniform[:10])
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = jnp.exp(jax.random.uniform(ratio_key, (10,), minval=low, maxval=high))
+    aspect = jnp.exp(low + (high - low) * uniform[10:20])
     widths = jnp.round(jnp.sqrt(target * aspect)).astype(jnp.int32)
     heights = jnp.round(jnp.sqrt(target / aspect)).astype(jnp.int32)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
@@ -143,11 +143,14 @@ def sample_box(key, true_size, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     widest = jnp.round(height.astype(jnp.float32) * ratio[1]).astype(jnp.int32)
     h = jnp.where(found, heights[first], jnp.where(whole < ratio[0], tallest, height))
     w = jnp.where(found, widths[first], jnp.where(whole > ratio[1], widest, width))
-    top = jax.random.randint(top_key, (), 0, height - h + 1)
-    left = jax.random.randint(left_key, (), 0, width - w + 1)
-    top = jnp.where(found, top, (height - h) // 2)
-    left = jnp.where(found, left, (width - w) // 2)
+    top = jnp.where(found, whole_below(uniform[20], height - h + 1), (height - h) // 2)
+    left = jnp.where(found, whole_below(uniform[21], width - w + 1), (width - w) // 2)
     return top, left, h, w
+
+
+def whole_below(uniform, count):
+    """A uniform number of [0, 1) as an int32 in 0 .. count - 1; count: int32, far below 2**24."""
+    return jnp.floor(uniform * jnp.float32(count)).astype(jnp.int32)
 
 
 def random_resized_crop(

@@ -7,9 +7,9 @@ One update of a parameter p from its gradient g at step t:
     u = u + weight_decay * factor(p) * p            decay rules
     p = p - lr(t) * multiplier(p) * u               lr_multipliers, layer_decay
 
-Decay is decoupled as torch's and optax's AdamW: a step removes lr(t) * weight_decay of p. big_vision
-removes schedule(t) * wd with schedule = lr(t) / lr, which is ours at weight_decay = wd / lr (its
-1e-4 at lr 1e-3 is 0.1 here). Only sgd is coupled (classic L2): decay is added before momentum.
+Decay is decoupled as in torch's and optax's AdamW: a step removes lr(t) * weight_decay of p.
+big_vision removes schedule(t) * wd, with schedule = lr(t) / lr: ours at weight_decay = wd / lr
+(its 1e-4 at lr 1e-3 is 0.1 here). Only sgd is coupled (classic L2): decay comes before momentum.
 lr(t) is that of the t-th update, from 0, so a warm-up leaves the first update at zero.
 """
 
@@ -72,9 +72,9 @@ def adafactor(
     eps=1e-30,
     mu_dtype=None,
 ):
-    """Adafactor (arXiv:1804.04235, algorithm 4) in optax's order, except that lr comes last: momentum
-    averages updates before the rate, and decay follows it as everywhere here. The root mean squares of
-    clipping and of the parameter scale belong to each layer of a stack."""
+    """Adafactor (arXiv:1804.04235, algorithm 4) in optax's order, except that lr comes last:
+    momentum averages updates before the rate, and decay is multiplied by the rate as everywhere
+    here. Each layer of a stack has its own root mean squares for clipping and parameter scale."""
     steps = [
         optax.scale_by_factored_rms(
             decay_rate=decay_rate, min_dim_size_to_factor=min_dim_size_to_factor, epsilon=eps
@@ -166,9 +166,9 @@ def create(
     name: in OPTIMIZERS; settings: the keyword arguments of that function. lr: the peak rate. steps:
     updates in the run. schedule: {"name": in SCHEDULES, "warmup_steps": ..., ...}, cosine
     when None. decay: rules whose value multiplies weight_decay, 0 where none matches (DECAY when
-    None). lr_multipliers: rules, 1 where none matches. layer_decay: see `rules.layer_rates`. freeze:
-    regular expressions; those parameters get updates of exactly zero and have no moments, nor a
-    part in the norm. clip_norm: of the global gradient norm; None clips nothing.
+    None). lr_multipliers: rules, 1 where none matches. layer_decay: see `rules.layer_rates`.
+    freeze: regular expressions; those parameters get updates of exactly zero and have no moments,
+    nor a part in the norm. clip_norm: of the global gradient norm; None clips nothing.
 
     update needs params. Paths of the state end with those of the parameters. Raises ValueError
     for bad values here, and in init for a rule that matches no parameter.

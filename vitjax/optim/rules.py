@@ -1,7 +1,7 @@
 """What a parameter's name says about its update: rules, and its layer.
 
-A rule is (regular expression, value). It is searched for in the "/"-joined path of a parameter, such
-as "encoder/blocks/attention/query/kernel"; the first match wins.
+A rule is (regular expression, value). It is searched for in the "/"-joined path of a parameter,
+such as "encoder/blocks/attention/query/kernel"; the first match wins.
 """
 
 import re
@@ -34,7 +34,7 @@ def map_named(function, tree, *rest):
 
 
 def compiled(rules, key):
-    """((compiled pattern, value), ...) of rules given as pairs under the config key optimizer.`key`."""
+    """((compiled pattern, number), ...) of the rules at the config key optimizer.`key`."""
     try:
         return tuple((re.compile(pattern), float(value)) for pattern, value in rules)
     except (re.error, TypeError, ValueError) as error:

@@ -1,8 +1,8 @@
 """Learning-rate schedules: step -> rate, a float32 scalar in units of `lr`.
 
-Each warms up linearly from 0 over `warmup_steps` (step 0 has rate 0 where there is a warm-up), then
-follows its curve up to `steps`, and stays at its last value after that. They accept Python integers and
-traced ones alike. `final` is a fraction of the peak `lr`.
+Each warms up linearly from 0 over `warmup_steps` (step 0 has rate 0 where there is a warm-up),
+then follows its curve up to `steps`, and stays at its last value after that. They accept Python
+integers and traced ones alike. `final` is a fraction of the peak `lr`.
 """
 
 import difflib
@@ -55,8 +55,8 @@ def linear(*, lr, steps, warmup_steps=0, final=0.0):
 def rsqrt(*, lr, steps, warmup_steps=0, timescale=10_000, cooldown_steps=0, final=0.0):
     """lr * sqrt(timescale / (timescale + steps since the warm-up)) (arXiv:2106.04560, sec. 3.5).
 
-    Over the last `cooldown_steps` it is drawn linearly to final * lr; a trunk can be trained on, and
-    cooled down from anywhere.
+    Over the last `cooldown_steps` it is drawn linearly to final * lr; a trunk can be trained on,
+    and cooled down from anywhere.
     """
     _check(lr, steps, warmup_steps, final)
     if timescale <= 0:
