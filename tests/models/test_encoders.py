@@ -54,6 +54,26 @@ def test_every_encoder_gives_the_same_fields(name, settings, train):
     assert isinstance(encoder.macs(32), int) and encoder.macs(32) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "places"),
+    [("vit", VIT, ["input", "block"]), ("resnet", RESNET, ["stem"] + 4 * ["first", "rest"])],
+)
+def test_every_block_output_is_held_to_the_batch_axis(name, settings, places):
+    encoder = models.create(name, **settings)
+    variables = shapes(encoder, 8)
+
+    def constraints():
+        program = jax.make_jaxpr(lambda *x: encoder.apply(*x)[0])(
+            variables, jnp.zeros((8, 8, 8, 3))
+        )
+        return str(program).count("= sharding_constraint")
+
+    assert constraints() == 0
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        assert constraints() == len(places)
+
+
 def all_plain_dicts(tree):
     assert type(tree) is dict or not hasattr(tree, "items")
     if type(tree) is dict:
