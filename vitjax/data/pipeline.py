@@ -21,7 +21,7 @@ from absl import flags
 from vitjax.data import sources, subset
 from vitjax.data.decode import UnreadableImage, decode
 from vitjax.data.order import example_at
-from vitjax.data.unreadable import Unreadable, allowed, too_many
+from vitjax.data.unreadable import Unreadable, allowed
 
 STEPS = 2**40  # the training stream has no end; grain wants a length
 
@@ -160,15 +160,16 @@ class _Stream:
         return batch | {"unreadable": np.array(sorted(unreadable), np.int64)}
 
     def _fill_with_readable(self, batch, row, index, epoch, unreadable):
+        """Leaves the row empty where it gives up: Unreadable then ends the run, out of grain."""
         size = len(self.split)
         for candidate in range(index, index + size):
             try:
-                return _fill(batch, row, self.split, candidate % size, epoch, self.canvas)
+                _fill(batch, row, self.split, candidate % size, epoch, self.canvas)
+                return
             except UnreadableImage:
                 unreadable.add(candidate % size)
                 if len(unreadable) > allowed(size, self.bad_share):
-                    break
-        raise too_many(self.split, unreadable, size, self.bad_share)
+                    return
 
 
 class TrainBatches:
@@ -275,7 +276,8 @@ def train_batches(
     An unreadable image is replaced by the next readable one of the split, named in the log once
     and counted. bad_share: the run ends with a ValueError when this process has met more
     unreadable examples than this share of its examples (of one epoch at least, and never more
-    than the split has); a single one is always allowed, unless bad_share is 0.
+    than the split has); a single one is always allowed, unless bad_share is 0 or it is the only
+    example.
 
     Returns TrainBatches: batches of uint8 image [B / P, canvas, canvas, 3], int32 size [B / P, 2],
     int32 label, uint32 index and uint32 epoch [B / P].

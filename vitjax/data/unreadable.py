@@ -16,19 +16,15 @@ class Unreadable:
         for index in sorted(set(indices.tolist()) - self.indices):
             logging.warning("unreadable image left out: %s", self._split.key(index))
             self.indices.add(index)
-        if len(self.indices) > allowed(examples, self._bad_share):
-            raise too_many(self._split, self.indices, examples, self._bad_share)
+        bad = len(self.indices)
+        if bad > allowed(examples, self._bad_share) or bad == len(self._split):
+            named = ", ".join(self._split.key(index) for index in sorted(self.indices)[:5])
+            raise ValueError(
+                f"{bad} of {examples} examples of {self._split.info.name} are unreadable, more "
+                f"than data.bad_share={self._bad_share} allows: {named}{', ...' if bad > 5 else ''}"
+            )
 
 
 def allowed(examples, bad_share):
     """How many of the examples may be unreadable: the share, and always one unless it is 0."""
     return max(1, bad_share * examples) if bad_share else 0
-
-
-def too_many(split, indices, examples, bad_share):
-    """The error that names them."""
-    named = ", ".join(split.key(index) for index in sorted(indices)[:5])
-    return ValueError(
-        f"{len(indices)} of {examples} examples of {split.info.name} are unreadable, more than "
-        f"data.bad_share={bad_share} allows: {named}{', ...' if len(indices) > 5 else ''}"
-    )
