@@ -1,7 +1,8 @@
 """A small ResNet on scikit-learn's handwritten digits (1,797 images of 8 x 8 pixels).
 
     python -m vitjax.main --config configs/digits_resnet.py --workdir runs/digits_resnet
-New writers in the test split instead of a random fifth: --config configs/digits_resnet.py:split=writers
+New writers in the test split instead of a random fifth:
+    --config configs/digits_resnet.py:split=writers
 """
 
 import dataclasses

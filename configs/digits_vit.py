@@ -1,7 +1,8 @@
-"""A small ViT on scikit-learn's handwritten digits (1,797 images of 8 x 8 pixels): what `make run` does.
+"""A small ViT on scikit-learn's handwritten digits (1,797 images of 8 x 8 pixels), as `make run`.
 
     python -m vitjax.main --config configs/digits_vit.py --workdir runs/digits_vit
-New writers in the test split instead of a random fifth: --config configs/digits_vit.py:split=writers
+New writers in the test split instead of a random fifth:
+    --config configs/digits_vit.py:split=writers
 """
 
 import dataclasses
@@ -22,29 +23,29 @@ def get_config(arg=""):
     c = ConfigDict()
     c.seed = 0
     c.batch_size = 128
-    c.epochs = 300
+    c.epochs = 120
 
     c.data = dict(name="digits", split_by=args.split, minival=0.1)
     c.input = dict(canvas=8)
-    c.views = dict(size=8, crop="pad", pad=1, flip=False, mixup=0.2, mean=(0.3,) * 3, std=(0.3,) * 3)
+    c.views = dict(size=8, crop="pad", pad=1, flip=False, mixup=0.2, mean=[0.3] * 3, std=[0.3] * 3)
     c.eval_views = dict(crop=1.0)
 
     # Patches of 2 x 2 pixels: 16 tokens.
-    c.encoder = dict(name="vit", variant="Ti/2", width=96, depth=6, mlp=384, heads=3, pool="gap")
+    c.encoder = dict(name="vit", variant="Ti/2", width=64, depth=4, mlp=192, heads=4, pool="gap")
     c.objective = dict(name="supervised", classes=10, label_smoothing=0.1)
     c.optimizer = dict(
         name="adamw",
-        lr=1e-3,
+        lr=2e-3,
         weight_decay=0.1,
         clip_norm=1.0,
-        schedule=dict(name="cosine", warmup_epochs=20),
+        schedule=dict(name="cosine", warmup_epochs=10),
     )
 
-    c.evaluate = dict(every_epochs=60)
+    c.evaluate = dict(every_epochs=30)
     c.evaluators = dict(
         accuracy=dict(), linear=dict(steps=1000, batch_size=256), knn=dict(k=(10, 20))
     )
-    c.checkpoint = dict(every_epochs=60, keep=2, best="eval/validation/accuracy/top1")
+    c.checkpoint = dict(every_epochs=30, keep=2, best="eval/validation/accuracy/top1")
     c.log = dict(every_steps=25)
 
     if args.smoke:

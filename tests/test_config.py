@@ -45,7 +45,8 @@ def test_call_hands_over_the_section_and_names_what_it_does_not_take():
     assert call(area, {"height": 5}, "shape", width=3) == (15, "px")
     with pytest.raises(ConfigError, match=r"shape\.hieght is unknown; did you mean 'height'"):
         call(area, {"hieght": 5}, "shape", width=3)
-    with pytest.raises(ConfigError, match=r"shape\.width is unknown"):  # the program's, not the user's
+    # What the program gives is not the user's to set.
+    with pytest.raises(ConfigError, match=r"shape\.width is unknown"):
         call(area, {"width": 5}, "shape", width=3)
     with pytest.raises(ConfigError, match=r"shape\.width is missing"):
         call(area, {}, "shape")

@@ -80,7 +80,7 @@ class Checkpoints:
         self._unverified = step
 
     def poll(self) -> None:
-        """To be called every step: finishes a save whose writing is over, and raises if it failed."""
+        """Call it every step: finishes a save whose writing is over, and raises if it failed."""
         if self._unverified is not None and not self._manager.is_saving_in_progress():
             self.wait()
 
@@ -121,7 +121,7 @@ class Checkpoints:
         chosen = int(multihost_utils.broadcast_one_to_all(chosen)) if _many() else chosen
         if steps and chosen < 0:
             raise ValueError(
-                f"all {len(steps)} checkpoints in {self.directory} are damaged: restore one of them from a "
+                f"all {len(steps)} checkpoints in {self.directory} are damaged: restore one from a "
                 "copy, or start with another --workdir"
             )
         for step in self.steps():
@@ -175,7 +175,8 @@ class _SaveFailure:
         )
         reason = " ".join(str(error).split())[:200]
         raise OSError(
-            f"the checkpoint of step {self.step} could not be written to {self.directory} ({newest}): {reason}"
+            f"the checkpoint of step {self.step} could not be written to "
+            f"{self.directory} ({newest}): {reason}"
         ) from error
 
 
@@ -242,7 +243,7 @@ def _unflatten(arrays: dict) -> dict:
 
 
 def compare(saved, wanted) -> dict[str, list[str]]:
-    """Names that differ: {"missing": ..., "unexpected": ..., "misshapen": ...}; empty lists are left out."""
+    """Names that differ, by kind: missing, unexpected, misshapen; empty kinds are left out."""
     saved, wanted = flat(saved), flat(wanted)
     differences = {
         "missing": [name for name in wanted if name not in saved],
@@ -266,7 +267,7 @@ def summary(differences: dict[str, list[str]], most: int = 4) -> str:
 
 
 def verify(folder: Path) -> list[str]:
-    """Files of a checkpoint that are not as the manifest says; a missing manifest is a fault too."""
+    """Files that are not as the checkpoint's manifest says; a missing manifest is a fault too."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError) as error:

@@ -100,7 +100,7 @@ def named(table: Mapping[str, Callable], section: Mapping, path: str) -> Callabl
 
 
 def call_named(table: Mapping[str, Callable], section: Mapping, path: str, **given):
-    """Call the function of `table` that the section's `name` says, with the section's other keys."""
+    """Call the function of `table` that the section names, with the section's other keys."""
     function = named(table, section, path)
     settings = {key: value for key, value in section.items() if key != "name"}
     return call(function, settings, path, **given)
@@ -136,8 +136,8 @@ def steps_of(section: Mapping, prefix: str, path: str, *, batch_size: int, examp
 def smoke(c, **encoder) -> None:
     """Shrink a config to seconds on a laptop: three steps of a tiny network on the digits.
 
-    encoder: settings that make this config's encoder tiny. Everything else stays as the config has it, so
-    that what is run is still that recipe: its objective, views, optimizer and evaluators.
+    encoder: settings that make this config's encoder tiny. The rest stays as the config has it:
+    what runs is still that recipe, its objective, views, optimizer and evaluators.
     """
     c.encoder.update(encoder)
     for unit in DURATIONS:

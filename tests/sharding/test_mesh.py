@@ -14,7 +14,9 @@ def test_one_axis_takes_what_the_others_leave():
     assert dict(one.shape) == {"replica": 1, "data": 1, "model": 1}
 
 
-@pytest.mark.parametrize("axes", [{"data": 3}, {"data": -1, "model": -1}, {"model": 16}, {"model": 0}])
+@pytest.mark.parametrize(
+    "axes", [{"data": 3}, {"data": -1, "model": -1}, {"model": 16}, {"model": 0}]
+)
 def test_a_mesh_that_does_not_cover_the_devices_is_refused(axes):
     with pytest.raises(ValueError, match=r"mesh\.replica=1"):
         mesh_lib.make_mesh(**axes)

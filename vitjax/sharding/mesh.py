@@ -44,7 +44,7 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raise ValueError unless every device gets the same whole number of images in each micro-batch."""
+    """Raise ValueError unless each micro-batch divides evenly over the devices."""
     parts = batch_shards(mesh) * accumulate
     if batch_size < 1 or batch_size % parts:
         below, above = batch_size // parts * parts, -(-batch_size // parts) * parts

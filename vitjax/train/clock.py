@@ -49,7 +49,7 @@ class Clock:
         self._examples += examples
 
     def report(self) -> dict[str, float]:
-        """Speed since the last report, evaluations and saves left out; empty where no step was done."""
+        """Speed since the last report, evaluations and saves left out; {} before any step."""
         now = time.perf_counter()
         last = self._window
         away = self.seconds["evaluate"] + self.seconds["save"]

@@ -1,4 +1,4 @@
-"""Evaluation rounds of a run: features of each split once, every evaluator on them, the cost of each."""
+"""Evaluation rounds: features of each split once, every evaluator on them, the cost of each."""
 
 import time
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Rounds:
         self.started, self.seconds = time.perf_counter(), 0.0
 
     def affordable(self, last: bool) -> bool:
-        """Whether another round fits the cap; the last round always does. The same on every host."""
+        """Whether another round fits the cap; the last always does. Equal on every host."""
         if last or self.time_fraction is None:
             return "validation" in self.splits
         elapsed = time.perf_counter() - self.started

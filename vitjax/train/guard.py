@@ -44,7 +44,7 @@ class Preemption:
 
 
 class SkipCounter:
-    """Counts updates that were skipped because loss or gradient was not finite; too many in a row end the run."""
+    """Counts updates skipped because loss or gradient was not finite; many in a row end the run."""
 
     def __init__(self, most: int = SKIPS):
         self.most = most

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl (the source for figures and reports) and TensorBoard."""
+"""Where the numbers of a run go: metrics.jsonl (the source for reports) and TensorBoard."""
 
 import importlib
 import json
@@ -32,7 +32,7 @@ class Writer:
         self._board = _tensorboard(workdir)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Names are "train/loss", "eval/<split>/<evaluator>/<number>", "speed/images_per_second", ..."""
+        """values: by names such as "train/loss" and "eval/<split>/<evaluator>/<number>"."""
         row = {"step": step} | {name: float(value) for name, value in values.items()}
         self.history.append(row)
         if self._lines is None:

@@ -80,7 +80,7 @@ def read(config) -> Recipe:
 
 
 def differences(there: Mapping, here: Mapping) -> list[str]:
-    """Keys of IDENTITY on which two resolved configs differ, each as "key: value there, value here"."""
+    """Keys of IDENTITY on which two resolved configs differ: "key: value there, value here"."""
     there, here = config_lib.flatten(there), config_lib.flatten(here)
 
     def mine(key):

@@ -1,4 +1,4 @@
-"""From a recipe to the compiled functions of a run: shared by the trainer, the shape tests and `plan`."""
+"""From a recipe to the jitted functions of a run: for the trainer, the shape tests and `plan`."""
 
 import dataclasses
 import functools
@@ -66,7 +66,7 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
     mesh_lib.check_batch(recipe.batch_size, mesh, recipe.accumulate)
     steps = run_steps(recipe, train_examples)
     dtype = compute_dtype(recipe.precision)
-    size = recipe.views["size"] if "size" in recipe.views else None
+    size = recipe.views.get("size")
     if not isinstance(size, int) or size < 1:
         raise config_lib.ConfigError(
             f"config key views.size={size!r}: give the image size in pixels"
@@ -190,7 +190,7 @@ def make_optimizer(recipe: Recipe, steps: int, train_examples: int):
 
 def make_views(recipe: Recipe, dtype: str) -> dict[str, Callable]:
     """{"train": (batch, key) -> views, "eval": batch -> views}; eval shares size, mean and std."""
-    classes = recipe.objective["classes"] if "classes" in recipe.objective else 0
+    classes = recipe.objective.get("classes", 0)
     shared = {key: recipe.views[key] for key in ("size", "mean", "std") if key in recipe.views}
     train = functools.partial(
         config_lib.call, augment.train_views, recipe.views, "views", classes=classes, dtype=dtype

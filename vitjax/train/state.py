@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 class State(NamedTuple):
-    """step: int32 scalar, updates done. params, opt, extra: pytrees (extra: what the objective keeps beside params)."""
+    """step: int32, updates done. params, opt: pytrees. extra: what else the objective keeps."""
 
     step: jax.Array
     params: Any
@@ -26,6 +26,6 @@ def stream(seed: int, name: str) -> jax.Array:
 
 
 def init_state(objective, tx, seed: int) -> State:
-    """The state at step 0: a pure function of the seed, to be jitted with out_shardings so that it is born sharded."""
+    """The state at step 0, a function of the seed; jit it with out_shardings: born sharded."""
     params, extra = objective.init(stream(seed, "init"))
     return State(jnp.zeros((), jnp.int32), params, tx.init(params), extra)

@@ -12,7 +12,7 @@ PLAIN_SECONDS = 10.0
 
 
 class Terminal:
-    """A progress bar with images/s and time left; without a terminal, a plain line every few seconds."""
+    """A progress bar with images/s and time left; without a terminal, a line every few seconds."""
 
     def __init__(self, steps: int, first: int):
         self.steps, self.first = steps, first

@@ -34,7 +34,8 @@ class Workdir:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(
-                    f"workdir {self.path} is being written by another run: wait for it or use another --workdir"
+                    f"workdir {self.path} is being written by another run: wait for it or use "
+                    "another --workdir"
                 ) from None
         file = self.path / "config.json"
         if file.exists():
@@ -78,7 +79,7 @@ def _installed(name: str) -> bool:
 
 
 def _commit() -> str:
-    """The commit of the checkout this code runs from, "+" when it has changes; "" outside a checkout."""
+    """The commit of the checkout this code runs from, with "+" for changes; else ""."""
     here = Path(__file__).resolve().parent
     try:
         git = ["git", "-C", str(here)]
