@@ -90,7 +90,7 @@ def own_share(labels):
 @pytest.mark.parametrize("mode", ["batch", "example"])
 def test_mixup_mixes_neighbours_and_their_labels_alike(mode):
     images, labels = examples()
-    got, soft = mixed(0.8, 0.0, mode)
+    got, soft = mixed(0.3, 0.0, mode)
     share = own_share(soft)[..., None, None, None]
     want = share * images + (1 - share) * np.roll(images, 1, axis=0)
     np.testing.assert_allclose(got, want, atol=1e-5)
@@ -103,8 +103,8 @@ def test_mixup_mixes_neighbours_and_their_labels_alike(mode):
 
 
 def test_mixup_draws_from_its_beta_distribution():
-    share = own_share(mixed(0.8, 0.0, "example")[1]).ravel()
-    assert stats.kstest(share, stats.beta(0.8, 0.8).cdf).pvalue > 1e-3
+    share = own_share(mixed(0.3, 0.0, "example")[1]).ravel()
+    assert stats.kstest(share, stats.beta(0.3, 0.3).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("mode", ["batch", "example"])
@@ -143,16 +143,33 @@ def test_cutmix_boxes_are_distributed_as_published():
     assert abs(((bottom - top) * (right - left)).mean() - (want[:, 0] * want[:, 1]).mean()) < 2
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.3])
+def test_cutmix_draws_from_its_beta_distribution(mixup):
+    got, soft = mixed(mixup, 1.0, "batch" if mixup else "example")
+    shares = own_share(soft)[are_cut(got), 0] if mixup else own_share(soft).ravel()
+    rng = np.random.default_rng(0)
+    boxes = np.array([published_cutmix_box(rng, share) for share in rng.beta(1, 1, 4000)])
+    pixels = ((1 - shares) * H * W).round()
+    assert stats.ks_2samp(pixels, boxes[:, 0] * boxes[:, 1]).pvalue > 1e-3
+
+
+def are_cut(images):
+    """[draws]: whether every pixel of a batch is one of the two examples', unmixed."""
+    own = examples()[0]
+    return ((images == own) | (images == np.roll(own, 1, axis=0))).all(axis=(1, 2, 3, 4))
+
+
 def test_both_switch_half_of_the_time():
-    images, _ = examples()
-    got, _ = mixed(0.8, 1.0, "batch")
-    cut = ((got == images) | (got == np.roll(images, 1, axis=0))).all(axis=(1, 2, 3, 4))
+    got, soft = mixed(0.3, 1.0, "batch")
+    cut = are_cut(got)
     assert abs(cut.mean() - 0.5) < 0.1
+    shares = own_share(soft)[~cut, 0]
+    assert stats.kstest(shares, stats.beta(0.3, 0.3).cdf).pvalue > 1e-3
 
 
 def test_batch_mode_draws_from_the_first_key_only():
     keys = draws_of_keys()
     others = keys.at[:, 1:].set(keys[:, :1])
-    got = mixer(0.8, 1.0, "batch")(others)
-    np.testing.assert_array_equal(got[0], mixed(0.8, 1.0, "batch")[0])
-    np.testing.assert_array_equal(got[1], mixed(0.8, 1.0, "batch")[1])
+    got = mixer(0.3, 1.0, "batch")(others)
+    np.testing.assert_array_equal(got[0], mixed(0.3, 1.0, "batch")[0])
+    np.testing.assert_array_equal(got[1], mixed(0.3, 1.0, "batch")[1])

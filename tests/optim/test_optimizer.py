@@ -182,6 +182,15 @@ def test_muon_orthogonalises_each_matrix_of_a_stack_and_leaves_the_rest_to_adam(
         np.testing.assert_allclose(got[name].reshape(want.shape), want, atol=1e-4, err_msg=name)
 
 
+def test_muon_takes_convolutions_but_neither_depthwise_nor_stem_nor_vectors():
+    tx, _ = optim.create("muon", lr=0.1, steps=9)
+    shapes = {"conv": (3, 3, 2, 4), "depthwise": (3, 3, 1, 4), "vector": (4,)}
+    stage = {name: {"kernel": jnp.zeros(shape)} for name, shape in shapes.items()}
+    state = tx.init({"encoder": {"stage_1": stage, "stem": stage}})
+    muon = [name for name in names(state) if "/muon/" in name and "kernel" in name]
+    assert len(muon) == 1 and muon[0].endswith("encoder/stage_1/conv/kernel")
+
+
 def decay_of(steps=1, **settings):
     """What one step with zero gradients takes from parameters of one, as a share of lr."""
     tx, _ = optim.create("adamw", lr=0.5, steps=9, schedule=CONSTANT, **settings)

@@ -184,7 +184,7 @@ def center_crop(batch, size, crop=0.875, method="cubic", antialias=True):
     resize = round(size / crop)
 
     def one(image, true_size):
-        true_size = jnp.maximum(true_size, 1)  # rows that pad an evaluation batch may have size 0
+        # A row that pads a batch may have size 0: XLA's n // 0 is -1, which gives a black image.
         resized = resize * true_size // true_size.min()
         offset = _half(resized - size)
         rows, columns = (

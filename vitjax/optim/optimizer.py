@@ -187,8 +187,7 @@ def create(
     def is_frozen(name, _):
         return any(pattern.search(name) for pattern in frozen)
 
-    decayed = _add_decay(weight_decay, decay_rules)
-    moments = OPTIMIZERS[name](decayed, **settings)
+    moments = OPTIMIZERS[name](_add_decay(weight_decay, decay_rules), **settings)
     if clip_norm is not None:
         moments = optax.chain(optax.clip_by_global_norm(clip_norm), moments)
     inner = optax.chain(
