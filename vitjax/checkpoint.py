@@ -53,6 +53,10 @@ class Checkpoints:
         self._best = best
         self._manager = ocp.CheckpointManager(
             self.directory,
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "data": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                 cleanup_tmp_directories=True,

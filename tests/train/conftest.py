@@ -7,7 +7,6 @@ import pytest
 from vitjax.data import prepare
 
 VIT = {"name": "vit", "variant": "Ti/2", "width": 16, "depth": 2, "mlp": 24, "heads": 2}
-RESNET = {"name": "resnet", "variant": "18", "width": 0.125, "stem": "small"}
 
 
 @pytest.fixture(scope="session")
@@ -19,26 +18,30 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture
-def recipe(digits):
+def recipe(settings):
     """Settings of a run of 4 steps; change what a test is about."""
-    return copy.deepcopy(
-        {
-            "batch_size": 16,
-            "steps": 4,
-            "encoder": VIT,
-            "objective": {"name": "supervised", "classes": 10},
-            "data": {"name": "digits", "data_dir": digits, "fraction": 0.1},
-            "input": {"canvas": 8, "threads": 1},
-            "views": {"size": 8, "crop": "pad", "pad": 1, "flip": False},
-            "eval_views": {"crop": 1.0},
-            "optimizer": {
-                "name": "adamw",
-                "lr": 3e-3,
-                "schedule": {"name": "cosine", "warmup_steps": 1},
-            },
-            "evaluators": {"accuracy": {}, "knn": {"k": [5]}},
-            "evaluate": {"train_examples": 50},
-            "checkpoint": {"keep": 2},
-            "log": {"every_steps": 1},
-        }
-    )
+    return copy.deepcopy(settings)
+
+
+@pytest.fixture(scope="session")
+def settings(digits):
+    """What `recipe` copies."""
+    return {
+        "batch_size": 16,
+        "steps": 4,
+        "encoder": VIT,
+        "objective": {"name": "supervised", "classes": 10},
+        "data": {"name": "digits", "data_dir": digits, "fraction": 0.1},
+        "input": {"canvas": 8, "threads": 1},
+        "views": {"size": 8, "crop": "pad", "pad": 1, "flip": False},
+        "eval_views": {"crop": 1.0},
+        "optimizer": {
+            "name": "adamw",
+            "lr": 3e-3,
+            "schedule": {"name": "cosine", "warmup_steps": 1},
+        },
+        "evaluators": {"accuracy": {}, "knn": {"k": [5]}},
+        "evaluate": {"train_examples": 50},
+        "checkpoint": {"keep": 2},
+        "log": {"every_steps": 1},
+    }

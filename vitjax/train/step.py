@@ -48,7 +48,7 @@ def make_step(*, objective, tx, schedule, views, seed: int, accumulate: int = 1)
         params = optax.apply_updates(state.params, updates)
         extra = objective.after(params, extra, state.step)
 
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         kept = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
