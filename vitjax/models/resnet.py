@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from vitjax.models import settings
@@ -195,7 +196,7 @@ def create(
     width=1,
     stem="imagenet",
     zero_init=True,
-    scan=True,
+    scan=None,
     remat="none",
     dtype="float32",
 ):
@@ -205,15 +206,18 @@ def create(
     every channel count (BiT's x3, arXiv:1912.11370). stem: "imagenet" (7x7 stride 2 and a max pool;
     stride 32 in all) or "small" (3x3 stride 1, no pool; stride 8, for images of 8 to 64 pixels).
     zero_init: start the last norm of each block at scale 0. scan: compile one block of each stage
-    for all its equal blocks, or unroll them; parameters are stacked under "blocks" either way.
-    remat: a name in stack.REMAT. dtype: "float32" or "bfloat16" arithmetic; parameters and
-    statistics are float32. Raises ValueError for bad values.
+    for all its equal blocks, or unroll them; parameters are stacked under "blocks" either way. None
+    scans except on a CPU, where XLA leaves the gradients of convolutions inside a loop to its
+    slowest code (50 times slower in benchmarks/step.py). remat: a name in stack.REMAT. dtype:
+    "float32" or "bfloat16" arithmetic; parameters and statistics are float32. Raises ValueError
+    for bad values.
     """
     block, lengths = settings.lookup(VARIANTS, str(variant), "encoder.variant")
     settings.lookup(NORMS, norm, "encoder.norm")
     stem_stride = settings.lookup(STEMS, stem, "encoder.stem")
     settings.lookup(REMAT, remat, "encoder.remat")
     compute = settings.lookup(settings.DTYPES, dtype, "encoder.dtype")
+    scan = jax.default_backend() != "cpu" if scan is None else scan
     channels = round(64 * width)
     if channels < 1 or channels != 64 * width or (norm == "group" and channels % 32):
         raise ValueError(

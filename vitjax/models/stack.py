@@ -49,6 +49,7 @@ def repeat(block, x, rates=None, *, length, scan=True, collect=False):
         variable_axes={"params": 0, "batch_stats": 0},
         split_rngs={"params": True, "dropout": True},
         length=length,
-        unroll=1 if scan else length,
+        # Beyond the length: a loop of one turn is then unrolled too.
+        unroll=1 if scan else length + 1,
     )
     return loop(block, x, rates)
