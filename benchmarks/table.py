@@ -12,7 +12,7 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 
 def publish(name: str, title: str, rows: list[dict], out: str | None = None) -> None:
-    """Print rows (equal keys) and write them, with versions and hardware, to results/<name>.json."""
+    """Print rows (equal keys); write them with versions and hardware to results/<name>.json."""
     table = Table(title=title, title_justify="left")
     for key in rows[0]:
         table.add_column(key)

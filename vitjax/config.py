@@ -7,24 +7,17 @@ something, or an error.
 """
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from vitjax.lookup import lookup, nearest
 
 DURATIONS = ("steps", "epochs", "examples")
 
 
 class ConfigError(ValueError):
     """One line for the user: what was given, what was expected, which key to change."""
-
-
-def nearest(name: str, valid) -> str:
-    """The end of a message about an unknown name: the nearest valid one, and all of them."""
-    valid = sorted(str(v) for v in valid)
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    guess = f"did you mean {close[0]!r}? " if close else ""
-    return f"{guess}valid: {', '.join(valid) if valid else 'none'}"
 
 
 def parse_arg(arg: str, args: type) -> Any:
@@ -90,13 +83,8 @@ def call(function: Callable, section: Mapping, path: str, **given):
 def named(table: Mapping[str, Callable], section: Mapping, path: str) -> Callable:
     """The function of `table` that the section's `name` says."""
     if "name" not in section:
-        raise ConfigError(f"config key {path}.name is missing; valid: {', '.join(sorted(table))}")
-    if section["name"] not in table:
-        raise ConfigError(
-            f"config key {path}.name={section['name']!r} is unknown; "
-            + nearest(str(section["name"]), table)
-        )
-    return table[section["name"]]
+        raise ConfigError(f"config key {path}.name is missing; {nearest('', table)}")
+    return lookup(table, section["name"], f"config key {path}.name")
 
 
 def call_named(table: Mapping[str, Callable], section: Mapping, path: str, **given):

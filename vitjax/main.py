@@ -3,6 +3,7 @@
 import sys
 import traceback
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -16,6 +17,12 @@ _CONFIG = config_flags.DEFINE_config_file(
     accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that exists goes on.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "One of several processes: jax finds the others on TPU pods and under Slurm, elsewhere from "
+    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
 
 
@@ -26,6 +33,9 @@ def main(argv):
 
 
 def train(config, workdir) -> int:
+    """Exit status 0, or PREEMPTED. Several processes have to meet before jax knows its devices."""
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
     from vitjax.train import loop
 
     try:

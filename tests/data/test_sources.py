@@ -146,7 +146,7 @@ def test_an_unknown_split_names_those_there_are(digits_dir, split):
 
 
 def test_unknown_names_and_settings_are_refused(digits_dir):
-    with pytest.raises(ValueError, match=r"nearest: digits"):
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
         sources.create("digit", "train")
     with pytest.raises(ValueError, match=r"data\.split_by"):
         open_digits("train", digits_dir, split_by="month")

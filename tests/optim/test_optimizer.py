@@ -352,7 +352,7 @@ def test_layer_decay_without_blocks_is_an_error():
 
 
 def test_an_unknown_optimizer_names_the_nearest():
-    with pytest.raises(ValueError, match=r"optimizer\.name is 'adam'; did you mean 'adamw'"):
+    with pytest.raises(ValueError, match=r"name='adam' is unknown; did you mean 'adamw'"):
         optim.create("adam", lr=0.1, steps=9)
 
 

@@ -72,7 +72,7 @@ def test_a_run_of_one_step_has_the_full_rate(name):
         ("rsqrt", {"timescale": 0}, "timescale"),
         ("rsqrt", {"warmup_steps": 20, "cooldown_steps": 21}, "cooldown_steps"),
         ("rsqrt", {"final": 0.1}, "final"),
-        ("cosin", {}, "name is 'cosin'; did you mean 'cosine'"),
+        ("cosin", {}, "name='cosin' is unknown; did you mean 'cosine'"),
     ],
 )
 def test_bad_settings_are_named(name, settings, key):

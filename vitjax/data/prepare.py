@@ -68,12 +68,14 @@ class VitjaxDigits(tfds.core.GeneratorBasedBuilder):
             yield position, {"image": png.getvalue(), "label": int(digits.target[position])}
 
 
-def prepare_digits(data_dir, split_by):
+def prepare_digits(data_dir=None, split_by="random"):
     """Writes the digits under data_dir unless they are there. Returns the folder of the data set.
 
-    split_by: "random" or "writers". They are written aside and moved into place whole, so several
-    processes may prepare at once and an interrupted one leaves no half-written data set.
+    data_dir: None is TFDS's own default. split_by: "random" or "writers". They are written aside
+    and moved into place whole: several processes may prepare at once, and an interrupted one
+    leaves no half-written data set.
     """
+    data_dir = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR)
     names = [config.name for config in VitjaxDigits.BUILDER_CONFIGS]
     if split_by not in names:
         raise ValueError(

@@ -112,7 +112,7 @@ def open_digits(split, *, split_by="random", data_dir=None):
     split: "train" or "test", or a slice of them. split_by: see prepare.VitjaxDigits.
     data_dir: as for `open_tfds`.
     """
-    folder = prepare_digits(pathlib.Path(data_dir or tfds.core.constants.DATA_DIR), split_by)
+    folder = prepare_digits(data_dir, split_by)
     return RecordSource(
         tfds.builder_from_directory(folder), split, "python -m vitjax prepare digits"
     )

@@ -1,6 +1,5 @@
 """Data sets with random access, by name."""
 
-import difflib
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from vitjax.data.folder import FolderSource
 from vitjax.data.info import Info
 from vitjax.data.records import open_digits, open_tfds
+from vitjax.lookup import lookup
 
 
 class Source(Protocol):
@@ -31,9 +31,4 @@ SOURCES = {"digits": open_digits, "folder": FolderSource, "tfds": open_tfds}
 
 def create(name, split, **settings) -> Source:
     """Opens one split of a data set; settings go to the source of that name, see SOURCES."""
-    if name not in SOURCES:
-        nearest = difflib.get_close_matches(str(name), SOURCES, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"data.name is one of {', '.join(sorted(SOURCES))}, got {name!r} (nearest: {nearest})"
-        )
-    return SOURCES[name](split, **settings)
+    return lookup(SOURCES, name, "data.name")(split, **settings)

@@ -24,21 +24,13 @@ EVALUATORS = {
 }
 
 
-def get(name: str) -> Evaluator:
-    """The evaluator called `name`. Raises ValueError where there is none."""
-    if name not in EVALUATORS:
-        known = ", ".join(sorted(EVALUATORS))
-        raise ValueError(f"evaluators.{name}: no such evaluator, expected one of {known}")
-    return EVALUATORS[name]
-
-
 def protocol(name: str, settings: Mapping, splits: Sequence[str] = ()) -> str:
     """8 hex digits to log beside a number: equal where evaluator, settings and splits are.
 
     Settings left out count with their defaults. Raises TypeError on an unknown setting, so calling
     this when a run starts finds the misspelt ones.
     """
-    bound = inspect.signature(get(name).run).bind(None, None, **settings)
+    bound = inspect.signature(EVALUATORS[name].run).bind(None, None, **settings)
     bound.apply_defaults()
     resolved = {
         key: value for key, value in bound.arguments.items() if key not in ("train", "validation")
@@ -47,4 +39,4 @@ def protocol(name: str, settings: Mapping, splits: Sequence[str] = ()) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-__all__ = ["EVALUATORS", "Evaluator", "FeatureCache", "Frozen", "extract", "get", "protocol"]
+__all__ = ["EVALUATORS", "Evaluator", "FeatureCache", "Frozen", "extract", "protocol"]

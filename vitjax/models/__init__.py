@@ -1,7 +1,7 @@
 """Encoders. The only room that imports flax; everything else sees `features.Encoder`."""
 
+from vitjax.lookup import lookup
 from vitjax.models import resnet, vit
-from vitjax.models.settings import lookup
 
 ENCODERS = {"vit": vit.create, "resnet": resnet.create}
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitjax.models import settings
+from vitjax.lookup import lookup
 
 # B batch, h x w grid of patches, N tokens, D width.
 
@@ -65,7 +65,7 @@ class Encoder:
         and for an image size that does not fit.
         """
         for layer in layers:
-            settings.lookup(dict.fromkeys(self.layers), layer, "a name in layers=")
+            lookup(dict.fromkeys(self.layers), layer, "a name in layers=")
         collections: dict[str, Any] = {"params": variables["params"]}
         if variables["stats"]:
             collections["batch_stats"] = variables["stats"]

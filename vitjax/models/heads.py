@@ -6,7 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vitjax.models import settings
+from vitjax.lookup import lookup
+from vitjax.models.precision import DTYPES
 
 # B batch, D width of the features, C classes.
 
@@ -56,5 +57,5 @@ def classifier(width, classes, hidden=0, bias=0.0, dtype="float32"):
     bias (-log(classes) makes a sigmoid loss start small). dtype: of the arithmetic; parameters and
     logits are float32.
     """
-    network = Classifier(classes, hidden, bias, settings.lookup(settings.DTYPES, dtype, "dtype"))
+    network = Classifier(classes, hidden, bias, lookup(DTYPES, dtype, "dtype"))
     return Head(network, width)

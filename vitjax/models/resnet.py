@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitjax.models import settings
+from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
+from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.ops.batch import keep_batch_sharded
 
@@ -212,11 +213,11 @@ def create(
     "float32" or "bfloat16" arithmetic; parameters and statistics are float32. Raises ValueError
     for bad values.
     """
-    block, lengths = settings.lookup(VARIANTS, str(variant), "encoder.variant")
-    settings.lookup(NORMS, norm, "encoder.norm")
-    stem_stride = settings.lookup(STEMS, stem, "encoder.stem")
-    settings.lookup(REMAT, remat, "encoder.remat")
-    compute = settings.lookup(settings.DTYPES, dtype, "encoder.dtype")
+    block, lengths = lookup(VARIANTS, str(variant), "encoder.variant")
+    lookup(NORMS, norm, "encoder.norm")
+    stem_stride = lookup(STEMS, stem, "encoder.stem")
+    lookup(REMAT, remat, "encoder.remat")
+    compute = lookup(DTYPES, dtype, "encoder.dtype")
     scan = jax.default_backend() != "cpu" if scan is None else scan
     channels = round(64 * width)
     if channels < 1 or channels != 64 * width or (norm == "group" and channels % 32):

@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from vitjax.models import settings
+from vitjax.lookup import lookup
 from vitjax.models.attention import MultiHeadAttention
 from vitjax.models.features import Encoder, Features
 from vitjax.models.layers import MLP, drop_path, embed_patches, layer_norm
+from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.ops.batch import keep_batch_sharded
 from vitjax.ops.position import sincos_2d
@@ -204,7 +205,7 @@ def create(
     """
     name, patch = _parse(variant)
     given = {"width": width, "depth": depth, "mlp": mlp, "heads": heads}
-    size = settings.lookup(SIZES, name, f"the size in encoder.variant {variant!r}")
+    size = lookup(SIZES, name, "the size in encoder.variant")
     size = size._replace(**{field: n for field, n in given.items() if n is not None})
     if size.width % size.heads:
         raise ValueError(
@@ -213,10 +214,10 @@ def create(
     for key, value in {"dropout": dropout, "drop_path": drop_path}.items():
         if not 0 <= value < 1:
             raise ValueError(f"encoder.{key} is {value}; expected a rate from 0 up to below 1")
-    settings.lookup(POOLS, pool, "encoder.pool")
-    settings.lookup(POSITIONS, positions, "encoder.positions")
-    settings.lookup(REMAT, remat, "encoder.remat")
-    compute = settings.lookup(settings.DTYPES, dtype, "encoder.dtype")
+    lookup(POOLS, pool, "encoder.pool")
+    lookup(POSITIONS, positions, "encoder.positions")
+    lookup(REMAT, remat, "encoder.remat")
+    compute = lookup(DTYPES, dtype, "encoder.dtype")
     network = ViT(
         size, patch, pool, positions, mask_token, dropout, drop_path, scan, remat, compute
     )

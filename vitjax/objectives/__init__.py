@@ -1,5 +1,6 @@
 """What is learnt: pure losses, and what follows an update."""
 
+from vitjax.lookup import lookup
 from vitjax.objectives import supervised
 from vitjax.objectives.objective import Objective
 
@@ -10,10 +11,8 @@ OBJECTIVES = {
 
 def create(name: str, *, encoder, image_size: int, classes: int, **settings) -> Objective:
     """The objective called `name`. encoder: models.Encoder. Settings are its keyword arguments."""
-    if name not in OBJECTIVES:
-        known = ", ".join(sorted(OBJECTIVES))
-        raise ValueError(f"objective.name={name!r}: expected one of {known}")
-    return OBJECTIVES[name](encoder=encoder, image_size=image_size, classes=classes, **settings)
+    make = lookup(OBJECTIVES, name, "objective.name")
+    return make(encoder=encoder, image_size=image_size, classes=classes, **settings)
 
 
 __all__ = ["OBJECTIVES", "Objective", "create"]

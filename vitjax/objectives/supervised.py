@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vitjax.lookup import lookup
 from vitjax.models import heads
 from vitjax.objectives.losses import LOSSES, smooth
 from vitjax.objectives.objective import Objective
@@ -81,8 +82,7 @@ def average(ema, params, decay: float, step):
 def check(classes, loss, label_smoothing, head_hidden, ema_decay):
     if classes < 2:
         raise ValueError(f"objective.classes={classes}: expected at least 2; change data.source")
-    if loss not in LOSSES:
-        raise ValueError(f"objective.loss={loss!r}: expected one of {', '.join(sorted(LOSSES))}")
+    lookup(LOSSES, loss, "objective.loss")
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"objective.label_smoothing={label_smoothing}: expected a share in [0, 1)")
     if loss == "positive" and label_smoothing:

@@ -13,20 +13,20 @@ big_vision removes schedule(t) * wd, with schedule = lr(t) / lr: ours at weight_
 lr(t) is that of the t-th update, from 0, so a warm-up leaves the first update at zero.
 """
 
-import difflib
 import re
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from vitjax.lookup import lookup
 from vitjax.optim import schedules
 from vitjax.optim.rules import (
     STACKED,
     check_all_match,
     compiled,
+    first_match,
     layer_rates,
-    lookup,
     map_named,
     names,
 )
@@ -173,11 +173,7 @@ def create(
     update needs params. Paths of the state end with those of the parameters. Raises ValueError
     for bad values here, and in init for a rule that matches no parameter.
     """
-    if name not in OPTIMIZERS:
-        nearest = difflib.get_close_matches(str(name), OPTIMIZERS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"optimizer.name is {name!r}; did you mean {nearest!r}? One of {sorted(OPTIMIZERS)}"
-        )
+    make = lookup(OPTIMIZERS, name, "optimizer.name")
     _check(weight_decay, layer_decay, clip_norm)
     rate = schedules.create(**{"name": "cosine", **(schedule or {})}, lr=lr, steps=steps)
     decay_rules = compiled(DECAY if decay is None else decay, "decay")
@@ -187,7 +183,7 @@ def create(
     def is_frozen(name, _):
         return any(pattern.search(name) for pattern in frozen)
 
-    moments = OPTIMIZERS[name](_add_decay(weight_decay, decay_rules), **settings)
+    moments = make(_add_decay(weight_decay, decay_rules), **settings)
     if clip_norm is not None:
         moments = optax.chain(optax.clip_by_global_norm(clip_norm), moments)
     inner = optax.chain(
@@ -229,7 +225,7 @@ def _check(weight_decay, layer_decay, clip_norm):
 
 def _add_decay(weight_decay, rules):
     def add(name, u, p):
-        factor = weight_decay * lookup(rules, name, 0.0)
+        factor = weight_decay * first_match(rules, name, 0.0)
         return u + factor * p if factor else u
 
     return optax.stateless(lambda updates, params: map_named(add, updates, params))
@@ -237,7 +233,7 @@ def _add_decay(weight_decay, rules):
 
 def _scale_by_name(multipliers, layer_decay):
     def scale(updates, params):
-        updates = map_named(lambda name, u: u * lookup(multipliers, name, 1.0), updates)
+        updates = map_named(lambda name, u: u * first_match(multipliers, name, 1.0), updates)
         if layer_decay is None:
             return updates
         return jax.tree.map(

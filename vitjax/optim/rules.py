@@ -43,7 +43,7 @@ def compiled(rules, key):
         ) from error
 
 
-def lookup(rules, name, default):
+def first_match(rules, name, default):
     """The value of the first rule that matches, else `default`."""
     return next((value for pattern, value in rules if pattern.search(name)), default)
 

@@ -5,9 +5,9 @@ then follows its curve up to `steps`, and stays at its last value after that. Th
 integers and traced ones alike. `final` is a fraction of the peak `lr`.
 """
 
-import difflib
-
 import jax.numpy as jnp
+
+from vitjax.lookup import lookup
 
 
 def _float(step):
@@ -90,13 +90,8 @@ def create(name, *, lr, steps, warmup_steps=0, **settings):
 
     lr: the peak. steps: length of the run. settings: the keyword arguments of that schedule.
     """
-    if name not in SCHEDULES:
-        nearest = difflib.get_close_matches(str(name), SCHEDULES, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"optimizer.schedule.name is {name!r}; did you mean {nearest!r}? "
-            f"One of {sorted(SCHEDULES)}"
-        )
-    return SCHEDULES[name](lr=lr, steps=steps, warmup_steps=warmup_steps, **settings)
+    schedule = lookup(SCHEDULES, name, "optimizer.schedule.name")
+    return schedule(lr=lr, steps=steps, warmup_steps=warmup_steps, **settings)
 
 
 def _check(lr, steps, warmup_steps, final=0.0):

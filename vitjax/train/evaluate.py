@@ -12,6 +12,7 @@ from vitjax import config as config_lib
 from vitjax import evaluators
 from vitjax.data import pipeline, subset
 from vitjax.evaluators.features import FeatureCache
+from vitjax.lookup import lookup
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.train.recipe import Recipe
 from vitjax.train.setup import Experiment
@@ -37,12 +38,7 @@ class Rounds:
         time_fraction: float | None = None,
     ):
         for name, settings in recipe.evaluators.items():
-            if name not in evaluators.EVALUATORS:
-                raise config_lib.ConfigError(
-                    f"config key evaluators.{name} is unknown; "
-                    + config_lib.nearest(name, evaluators.EVALUATORS)
-                )
-            run = evaluators.EVALUATORS[name].run
+            run = lookup(evaluators.EVALUATORS, name, "config key evaluators").run
             config_lib.check(run, settings, f"evaluators.{name}", given=("train", "validation"))
             protocol = evaluators.protocol(name, settings, sorted(splits))
             logging.info("evaluator %s: protocol %s", name, protocol)

@@ -1,0 +1,45 @@
+"""python -m vitjax VERB, which is also the console script `vitjax`. A verb is a row of VERBS."""
+
+import argparse
+import sys
+
+from vitjax.lookup import nearest
+
+
+def train(argv: list[str]) -> None:
+    """--config FILE[:ARGS] --workdir DIR [--config.KEY=VALUE ...]: train, or go on with a run"""
+    from vitjax import main
+
+    sys.argv = [f"{sys.argv[0]} train", *argv]
+    main.cli()
+
+
+def prepare(argv: list[str]) -> None:
+    """digits [--data_dir DIR] [--split_by random|writers]: write a data set as ArrayRecord"""
+    from vitjax.data import prepare
+
+    parser = argparse.ArgumentParser(prog="vitjax prepare")
+    parser.add_argument("source", choices=["digits"])
+    parser.add_argument("--data_dir", default=None, help="default: TFDS's own")
+    parser.add_argument("--split_by", choices=["random", "writers"], default="random")
+    args = parser.parse_args(argv)
+    print(prepare.prepare_digits(args.data_dir, args.split_by))
+
+
+VERBS = {"train": train, "prepare": prepare}
+
+
+def main() -> None:
+    verb, argv = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if verb in ("-h", "--help", "help"):
+        print("vitjax VERB ...\n")
+        for name, function in VERBS.items():
+            print(f"  {name} {function.__doc__}")
+        return
+    if verb not in VERBS:
+        sys.exit(f"error: vitjax has no verb {verb!r}; {nearest(verb, VERBS)}")
+    VERBS[verb](argv)
+
+
+if __name__ == "__main__":
+    main()
