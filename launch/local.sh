@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train with several processes on this machine: launch/local.sh PROCESSES --config ... --workdir ...
-# Each process takes the accelerators that jax gives it; on a CPU, set JAX_NUM_CPU_DEVICES for more than one device each.
+# On a CPU, JAX_NUM_CPU_DEVICES sets how many devices each of them has.
 set -euo pipefail
 if ! [[ "${1:-}" =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: launch/local.sh PROCESSES --config FILE --workdir DIR ..." >&2
@@ -9,12 +9,11 @@ fi
 processes=$1
 shift
 PYTHON=${PYTHON:-python3}
-JAX_COORDINATOR_ADDRESS=127.0.0.1:${PORT:-12355}
-export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$processes
+coordinator=127.0.0.1:${PORT:-12355}
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
 for ((i = 0; i < processes; i++)); do
-  JAX_PROCESS_ID=$i "$PYTHON" -m vitjax.main --distributed "$@" &
+  "$PYTHON" -m vitjax.main --coordinator "$coordinator" --processes "$processes" --process "$i" "$@" &
   pids+=($!)
 done
 # The first that fails ends the others: without it they would wait for it.

@@ -17,12 +17,14 @@ _CONFIG = config_flags.DEFINE_config_file(
     accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that exists goes on.")
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    False,
-    "One of several processes: jax finds the others on TPU pods and under Slurm, elsewhere from "
-    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "For several processes: HOST:PORT of the first, with --processes and --process; or auto on TPU "
+    "pods and under Slurm, where jax finds the others by itself.",
 )
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes share the run.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
 
 
@@ -34,8 +36,10 @@ def main(argv):
 
 def train(config, workdir) -> int:
     """Exit status 0, or PREEMPTED. Several processes have to meet before jax knows its devices."""
-    if _DISTRIBUTED.value:
+    if _COORDINATOR.value == "auto":
         jax.distributed.initialize()
+    elif _COORDINATOR.value is not None:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     from vitjax.train import loop
 
     try:
