@@ -2,7 +2,7 @@
 # Whatever is worth measuring when a GPU is at hand, in order of worth; each part ends within 8 minutes.
 # Needs Python 3.12 with jax, flax, optax and rich; neither TensorFlow nor clu. Usage: benchmarks/gpu.sh [OUT]
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 out=${1:-benchmarks/results/gpu}
 python=${PYTHON:-python3}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1

@@ -1,0 +1,148 @@
+"""The command line as a user meets it: exit status, one line for an error, nothing lost."""
+
+import os
+import pathlib
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vitjax.train import metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, and the digits in a folder of their own."""
+    return os.environ | {
+        "TFDS_DATA_DIR": str(tmp_path_factory.mktemp("digits")),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def command(workdir, *flags, config="digits_vit.py:smoke"):
+    path = ROOT / "configs" / config
+    return [
+        sys.executable,
+        "-m",
+        "vitjax.main",
+        "--config",
+        str(path),
+        "--workdir",
+        str(workdir),
+    ] + [*flags]
+
+
+def run(arguments, environment, **settings):
+    return subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, timeout=250, **settings
+    )
+
+
+def error_line(done):
+    """The one line of an error, after checking that there is one and no traceback."""
+    assert done.returncode == 2, done.stderr[-2000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--config.optimizer.wieght_decay=0.1",), "optimizer.wieght_decay is unknown"),
+        (("--config.bach_size=8",), "did you mean 'batch_size'"),
+        (("--config.data.name=folder", "--config.data.path=nowhere"), "data."),
+    ],
+)
+def test_a_bad_setting_is_one_line_and_leaves_nothing_behind(tmp_path, environment, flags, message):
+    done = run(command(tmp_path / "run", *flags), environment)
+    assert message in error_line(done)
+    assert not (tmp_path / "run").exists()
+
+
+def test_verbs_are_listed_and_a_wrong_one_named(environment):
+    vitjax = [sys.executable, "-m", "vitjax"]
+    assert "prepare digits" in run([*vitjax, "--help"], environment).stdout
+    done = run([*vitjax, "trian"], environment)
+    assert done.returncode == 1 and "did you mean 'train'" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", sorted(f.name for f in (ROOT / "configs").glob("*.py")))
+def test_every_config_runs_as_smoke(tmp_path, environment, config):
+    done = run(command(tmp_path / "run", config=f"{config}:smoke"), environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    assert any("eval/test/accuracy/top1" in row for row in rows)
+
+
+LONG = ("--config.steps=30", "--config.checkpoint.every_steps=5")
+
+
+def losses(workdir):
+    return metrics.curve(metrics.read(workdir / "metrics.jsonl"), "train/loss")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, environment, number):
+    assert run(command(tmp_path / "whole", *LONG), environment).returncode == 0
+    arguments = command(tmp_path / "killed", *LONG)
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    file = tmp_path / "killed" / "metrics.jsonl"
+    while not file.exists() or len(file.read_text().splitlines()) < 12:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert ("is saved in" in errors) == (number == signal.SIGTERM)
+    assert len(losses(tmp_path / "killed")[0]) < 30
+    assert run(arguments, environment).returncode == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(tmp_path, environment):
+    workdir = tmp_path / "run"
+    assert run(command(workdir, "--config.steps=4"), environment).returncode == 0
+    before = sorted((workdir / "checkpoints").iterdir())
+    (workdir / "config.json").unlink()  # the same run, made longer: another config otherwise
+
+    def limit():  # files may grow to 4 KiB only, as on a disk that fills up
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    done = run(command(workdir, "--config.steps=6"), environment, preexec_fn=limit)
+    line = error_line(done)
+    assert "could not be written" in line or "File too large" in line
+    assert set(before) <= set((workdir / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path, environment):
+    flags = ("--config.steps=6", "--config.batch_size=16")
+    assert run(command(tmp_path / "one", *flags), environment | devices(4)).returncode == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = [str(ROOT / "launch" / "local.sh"), "2", *command(tmp_path / "two", *flags)[3:]]
+    together = environment | devices(2) | {"PORT": str(port), "PYTHON": sys.executable}
+    done = run(script, together)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (metrics.read(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    for key in ("train/loss", "eval/test/accuracy/top1", "eval/validation/knn/top1_k10"):
+        a, b = metrics.curve(one, key), metrics.curve(two, key)
+        assert a[0] == b[0] and a[1] == pytest.approx(b[1], rel=2e-5)
+
+
+def devices(count):
+    return {"JAX_NUM_CPU_DEVICES": str(count)}
