@@ -99,7 +99,8 @@ def main():
     rows = []
     for name in names:
         encoder, size, accelerator_batch, cpu_batch = MODELS[name]
-        encoder = encoder | {"scan": not args.no_scan}
+        if args.no_scan:
+            encoder = encoder | {"scan": False}
         rows.append(
             measure(name, encoder, size, cpu_batch if cpu else accelerator_batch, args.steps)
         )

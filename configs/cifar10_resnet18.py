@@ -43,6 +43,9 @@ def get_config(arg=""):
         schedule=dict(name="cosine", warmup_epochs=1),
     )
 
+    c.mesh = dict(replica=1, data=-1, model=1)
+    c.sharding = dict(parameters="fsdp")
+
     c.evaluate = dict(every_epochs=2 if args.minutes else 20, train_examples=10_000)
     c.evaluators = dict(
         accuracy=dict(), linear=dict(steps=500, batch_size=1024), knn=dict(k=[10, 20])

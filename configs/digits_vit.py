@@ -41,6 +41,9 @@ def get_config(arg=""):
         schedule=dict(name="cosine", warmup_epochs=10),
     )
 
+    c.mesh = dict(replica=1, data=-1, model=1)
+    c.sharding = dict(parameters="fsdp")
+
     c.evaluate = dict(every_epochs=30)
     c.evaluators = dict(
         accuracy=dict(), linear=dict(steps=1000, batch_size=256), knn=dict(k=(10, 20))

@@ -52,6 +52,9 @@ def get_config(arg=""):
         schedule=dict(name="cosine", warmup_epochs=5),
     )
 
+    c.mesh = dict(replica=1, data=-1, model=1)
+    c.sharding = dict(parameters="fsdp")
+
     c.evaluate = dict(every_epochs=10, train_examples=50_000, time_fraction=0.1)
     c.evaluators = dict(accuracy=dict(), linear=dict(steps=2500), knn=dict(k=[10, 20]))
     c.checkpoint = dict(every_steps=2500, keep=2, best="eval/validation/accuracy/top1")

@@ -16,8 +16,14 @@ for ((i = 0; i < processes; i++)); do
   "$PYTHON" -m vitjax.main --coordinator "$coordinator" --processes "$processes" --process "$i" "$@" &
   pids+=($!)
 done
-# The first that fails ends the others: without it they would wait for it.
+# The first that fails ends the others: without it they would wait for it. Status 75 is a run that
+# was told to leave: all of them leave then, and have a checkpoint to finish.
+status=0
 for _ in "${pids[@]}"; do
-  wait -n
+  code=0
+  wait -n || code=$?
+  if [ "$code" -ne 0 ]; then status=$code; fi
+  if [ "$code" -ne 0 ] && [ "$code" -ne 75 ]; then exit "$code"; fi
 done
 trap - EXIT
+exit "$status"

@@ -64,7 +64,7 @@ def test_a_function_with_keywords_is_checked_against_the_function_they_go_to():
 def test_call_named_finds_the_function_by_name():
     table = {"area": area}
     assert call_named(table, {"name": "area", "width": 4}, "shape") == (8, "px")
-    with pytest.raises(ConfigError, match=r"shape\.name='aera' is unknown; did you mean 'area'"):
+    with pytest.raises(ValueError, match=r"shape\.name='aera' is unknown; did you mean 'area'"):
         call_named(table, {"name": "aera"}, "shape")
     with pytest.raises(ConfigError, match=r"shape\.name is missing"):
         call_named(table, {"width": 4}, "shape")

@@ -9,7 +9,7 @@ import pytest
 from vitjax.config import ConfigError
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.train import recipe as recipe_lib
-from vitjax.train import setup
+from vitjax.train import setup, start
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -24,6 +24,7 @@ def load(file, arg=""):
 def check_step(config):
     """Trace one train step and one evaluation batch; nothing is computed."""
     recipe = recipe_lib.read(config)
+    start.check(recipe)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         experiment = setup.build(recipe, mesh, train_examples=1_281_167)
@@ -78,9 +79,18 @@ def test_arguments_change_the_structure():
         ({"optimizer.schedule.warmup_stps": 3}, "did you mean 'warmup_"),
         ({"views.mixupp": 0.1}, "did you mean 'mixup'"),
         ({"log.evry_steps": 1}, r"log\.evry_steps is unknown"),
+        ({"data.minval": 0.1}, r"data\.minval is unknown; did you mean 'minival'"),
+        ({"data.split_bye": "random"}, r"data\.split_bye is unknown; did you mean 'split_by'"),
+        ({"input.treads": 2}, r"input\.treads is unknown; did you mean 'threads'"),
+        ({"input.start": 2}, r"input\.start is unknown"),
+        ({"evaluators.knm": {}}, "did you mean 'knn'"),
+        ({"evaluators.knn": {"kk": 3}}, r"evaluators\.knn\.kk is unknown"),
+        ({"evaluate.time_fracton": 1}, "did you mean 'time_fraction'"),
+        ({"checkpoint.keap": 1}, r"checkpoint\.keap is unknown; did you mean 'keep'"),
+        ({"eval_views.corp": 1.0}, r"eval_views\.corp is unknown; did you mean 'crop'"),
         ({"steps": None}, "the run has no length"),
         ({"epochs": 3}, "steps and epochs are both set"),
-        ({"batch_size": 0}, "batch_size=0 is not divisible"),
+        ({"batch_size": 0}, "batch_size=0 is not a number above 0"),
         ({"precision": "half"}, "precision='half' is unknown"),
         ({"views.size": 9}, "image size"),
     ],

@@ -28,16 +28,9 @@ def environment(tmp_path_factory):
 
 
 def command(workdir, *flags, config="digits_vit.py:smoke"):
-    path = ROOT / "configs" / config
-    return [
-        sys.executable,
-        "-m",
-        "vitjax.main",
-        "--config",
-        str(path),
-        "--workdir",
-        str(workdir),
-    ] + [*flags]
+    path = str(ROOT / "configs" / config)
+    main = [sys.executable, "-m", "vitjax.main"]
+    return [*main, "--config", path, "--workdir", str(workdir), *flags]
 
 
 def run(arguments, environment, **settings):
@@ -60,12 +53,20 @@ def error_line(done):
         (("--config.optimizer.wieght_decay=0.1",), "optimizer.wieght_decay is unknown"),
         (("--config.bach_size=8",), "did you mean 'batch_size'"),
         (("--config.data.name=folder", "--config.data.path=nowhere"), "data."),
+        (("--config.views.mixupp=0.1",), "views.mixupp is unknown; did you mean 'mixup'"),
+        (("--config.mesh.model=3",), "mesh.model=3"),
+        (("--config.optimzer.lr=1",), "optimzer"),
     ],
 )
 def test_a_bad_setting_is_one_line_and_leaves_nothing_behind(tmp_path, environment, flags, message):
     done = run(command(tmp_path / "run", *flags), environment)
     assert message in error_line(done)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bad_argument_of_a_config_file_is_one_line(tmp_path, environment):
+    done = run(command(tmp_path / "run", config="digits_vit.py:smok"), environment)
+    assert "'smok' is unknown; did you mean 'smoke'" in error_line(done)
 
 
 def test_verbs_are_listed_and_a_wrong_one_named(environment):

@@ -6,17 +6,20 @@ One step's folder holds what Orbax writes (the State, the position in the data, 
 data; the manifest does, and an older verified checkpoint is taken instead.
 """
 
+import contextlib
 import json
 import os
 import zlib
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from vitjax.lookup import nearest
 from vitjax.sharding.rules import path_of
 
 MANIFEST = "manifest.json"
@@ -50,7 +53,7 @@ class Checkpoints:
                 )
             )
             track = {"best_fn": value, "best_mode": "min" if minimise else "max"}
-        self._best = best
+        self.best = best
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={
@@ -68,10 +71,16 @@ class Checkpoints:
     def save(self, step: int, state, data: dict, metrics: dict) -> None:
         """Start writing the checkpoint of a step; the state may be donated once this returns.
 
-        data: the position in the data, JSON. metrics: the latest evaluation, for `best`.
+        data: the position in the data, JSON. metrics: the evaluation of this very step, for `best`,
+        or {}. Raises ValueError where they lack it.
         """
         self.wait()
-        best = {self._best: metrics[self._best]} if self._best in metrics else None
+        if metrics and self.best is not None and self.best not in metrics:
+            raise ValueError(
+                f"checkpoint.best={self.best!r} is no number of an evaluation; "
+                + nearest(self.best, metrics)
+            )
+        best = {self.best: metrics[self.best]} if self.best in metrics else None
         with self._named_failure(step):
             self._manager.save(
                 step,
@@ -99,8 +108,10 @@ class Checkpoints:
                 _write_manifest(self.directory / str(step))
 
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, oldest first."""
@@ -109,20 +120,22 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest step whose files are as they were written; None for a new run.
 
-        A step without a manifest was cut off between Orbax's commit and ours: it does not count.
-        Raises ValueError where there
-        are complete checkpoints and none is intact: a run never silently starts afresh.
+        Newer steps that are damaged are named and removed. A step without a manifest was cut off
+        between Orbax's commit and ours: it is taken only where no step is verified. Raises
+        ValueError where all are damaged: a run never silently starts afresh.
         """
-        steps = [step for step in self.steps() if (self.directory / str(step) / MANIFEST).exists()]
-        chosen = -1
+        steps, chosen = self.steps(), -1
         if jax.process_index() == 0:
-            for step in reversed(steps):
-                faults = verify(self.directory / str(step))
-                if not faults:
-                    chosen = step
-                    break
-                logging.error("checkpoint %d is damaged and is passed over: %s", step, faults[0])
-        chosen = int(multihost_utils.broadcast_one_to_all(chosen)) if _many() else chosen
+            faults = {step: verify(self.directory / str(step)) for step in reversed(steps)}
+            bare = [step for step in faults if not (self.directory / str(step) / MANIFEST).exists()]
+            intact = [step for step, found in faults.items() if not found]
+            chosen = next(iter(intact or bare), -1)
+            for step in [step for step in faults if step > chosen]:
+                logging.error("checkpoint %d is damaged, it is removed: %s", step, faults[step][0])
+            if chosen in bare:
+                logging.warning("checkpoint %d has no %s: taken unverified", chosen, MANIFEST)
+        if jax.process_count() > 1:
+            chosen = int(multihost_utils.broadcast_one_to_all(np.asarray(chosen)))
         if steps and chosen < 0:
             raise ValueError(
                 f"all {len(steps)} checkpoints in {self.directory} are damaged: restore one from a "
@@ -196,12 +209,21 @@ def restore_parameters(path, targets):
         raise ValueError(
             f"init_from={str(path)!r} holds no checkpoints/ folder: give a run's workdir"
         )
-    checkpoints = Checkpoints(directory)
-    step = max(checkpoints.steps(), default=None)
-    if step is None or (faults := verify(directory / str(step))):
-        why = "it holds no checkpoint" if step is None else f"step {step} is damaged: {faults[0]}"
-        raise ValueError(f"init_from={str(path)!r}: {why}")
-    saved = checkpoints._manager.item_metadata(step)["state"].tree
+    # Only to read: the other run may still be writing.
+    manager = ocp.CheckpointManager(
+        directory,
+        item_handlers={"state": ocp.PyTreeCheckpointHandler()},
+        options=ocp.CheckpointManagerOptions(read_only=True),
+    )
+    with contextlib.closing(manager):
+        intact = [s for s in sorted(manager.all_steps()) if not verify(directory / str(s))]
+        if not intact:
+            raise ValueError(f"init_from={str(path)!r} holds no checkpoint that is whole")
+        return _restore_fitting(manager, intact[-1], targets)
+
+
+def _restore_fitting(manager, step, targets):
+    saved = manager.item_metadata(step)["state"].tree
     saved = {name: saved[name] for name in targets}
     differences = compare(saved, targets)
     named = flat(targets)
@@ -211,7 +233,7 @@ def restore_parameters(path, targets):
         if name in flat(saved) and tuple(flat(saved)[name].shape) == tuple(array.shape)
     }
     item = _unflatten(fitting)
-    restored = checkpoints._manager.restore(
+    restored = manager.restore(
         step,
         args=ocp.args.Composite(
             state=ocp.args.PyTreeRestore(
@@ -221,7 +243,6 @@ def restore_parameters(path, targets):
             )
         ),
     )["state"]
-    checkpoints.close()
     arrays = flat(restored)
     tree = jax.tree_util.tree_map_with_path(
         lambda key_path, array: arrays.get(path_of(key_path), array), targets
@@ -265,6 +286,8 @@ def summary(differences: dict[str, list[str]], most: int = 4) -> str:
     """The differences on one line, the first few of each kind by name."""
     parts = []
     for kind, names in differences.items():
+        if not names:
+            continue
         more = f" and {len(names) - most} more" if len(names) > most else ""
         parts.append(f"{len(names)} {kind}: {', '.join(names[:most])}{more}")
     return "; ".join(parts)
@@ -306,7 +329,3 @@ def _crc32(file: Path) -> int:
         while chunk := stream.read(1 << 22):
             checksum = zlib.crc32(chunk, checksum)
     return checksum
-
-
-def _many() -> bool:
-    return jax.process_count() > 1

@@ -7,6 +7,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from vitjax.config import ConfigError
+
 PREEMPTED = 75  # EX_TEMPFAIL: all is saved, start the same command again
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -31,10 +33,10 @@ _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was rais
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}: flags begin with --")
-    sys.exit(report_errors(lambda: train(_CONFIG.value, _WORKDIR.value)))
+    sys.exit(report_errors(train))
 
 
-def train(config, workdir) -> int:
+def train() -> int:
     """Exit status 0, or PREEMPTED. Several processes have to meet before jax knows its devices."""
     if _COORDINATOR.value == "auto":
         jax.distributed.initialize()
@@ -43,7 +45,7 @@ def train(config, workdir) -> int:
     from vitjax.train import loop
 
     try:
-        loop.run(config, workdir)
+        loop.run(_CONFIG.value, _WORKDIR.value)
     except loop.Preempted as stop:
         print(stop, file=sys.stderr)
         return PREEMPTED
@@ -57,14 +59,32 @@ def report_errors(work) -> int:
     except (ValueError, OSError) as error:
         if _TRACEBACK.value:
             traceback.print_exc()
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return say(error)
+
+
+def say(error: BaseException) -> int:
+    """One line on standard error. The flags library wraps what a config file itself raised."""
+    chain = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    error = next((e for e in chain if isinstance(e, ConfigError)), error)
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    print("error: " + " ".join(str(text).split()), file=sys.stderr)
+    return 2
+
+
+def parse(argv):
+    """absl's parser; a wrong flag or override is one line too."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        sys.exit(say(error))
 
 
 def cli():
     logging.set_verbosity(logging.WARNING)
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def supervised(
 
     loss: a name in LOSSES. head_hidden: width of a tanh layer before the logits, 0 for none.
     head_bias: start of the bias of the logits (-ln C suits "sigmoid"). ema_decay: keep a float32
-    average of all parameters, and evaluate it. Raises ValueError, naming the config key, where a
-    value is out of range.
+    average of all parameters and of BatchNorm's statistics, and evaluate it. Raises ValueError,
+    naming the config key, where a value is out of range.
     """
     check(classes, loss, label_smoothing, head_hidden, ema_decay)
     head = heads.classifier(encoder.width, classes, hidden=head_hidden, bias=head_bias)
@@ -41,7 +41,8 @@ def supervised(
         extra = {"stats": variables["stats"]}
         if ema_decay is not None:
             # A copy: one buffer in both places could not be donated to the step.
-            extra["ema"] = jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), params)
+            start = {"ema": params, "ema_stats": variables["stats"]}
+            extra |= jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), start)
         return params, extra
 
     def loss_of(params, extra, views, key, step):
@@ -57,10 +58,13 @@ def supervised(
     def after(params, extra, step):
         if ema_decay is None:
             return extra
-        return extra | {"ema": average(extra["ema"], params, ema_decay, step)}
+        averaged = {"ema": extra["ema"], "ema_stats": extra["ema_stats"]}
+        latest = {"ema": params, "ema_stats": extra["stats"]}
+        return extra | average(averaged, latest, ema_decay, step)
 
     def encoder_variables(params, extra):
-        return {"params": evaluated(params, extra)["encoder"], "stats": extra["stats"]}
+        stats = extra["stats"] if ema_decay is None else extra["ema_stats"]
+        return {"params": evaluated(params, extra)["encoder"], "stats": stats}
 
     def classify(params, extra, pooled):
         return head.apply(evaluated(params, extra)["head"], pooled)

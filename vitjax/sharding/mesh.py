@@ -45,6 +45,11 @@ def batch_shards(mesh: Mesh) -> int:
 
 def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raise ValueError unless each micro-batch divides evenly over the devices."""
+    if batch_shards(mesh) % jax.process_count():
+        raise ValueError(
+            f"mesh replica x data = {batch_shards(mesh)} is not divisible by {jax.process_count()} "
+            "processes: each reads its own rows, so mesh.model must stay inside a process"
+        )
     parts = batch_shards(mesh) * accumulate
     if batch_size < 1 or batch_size % parts:
         below, above = batch_size // parts * parts, -(-batch_size // parts) * parts

@@ -1,6 +1,7 @@
 """Where the time of a run goes."""
 
 import contextlib
+import resource
 import time
 from collections import defaultdict
 
@@ -23,15 +24,16 @@ PEAK_FLOPS = {
 class Clock:
     """Seconds per phase since the run began, and the speed since the last report.
 
-    examples: images done before this process started (a resumed run). flops: of one image forward
-    and backward.
+    flops: of one image, forward and backward. The first step, which compiles, counts for no speed.
     """
+
+    AWAY = ("evaluate", "save")
 
     def __init__(self, flops: float):
         self.started = time.perf_counter()
         self.seconds = defaultdict(float)
         self.flops = flops
-        self._window = {"time": self.started, "examples": 0, "steps": 0, "data": 0.0, "away": 0.0}
+        self._mark = None
         self._steps = self._examples = 0
 
     @contextlib.contextmanager
@@ -45,30 +47,29 @@ class Clock:
 
     def count(self, examples: int) -> None:
         """One step with so many images is done."""
+        if self._mark is None:
+            self._set_mark()
+            return
         self._steps += 1
         self._examples += examples
 
+    def _set_mark(self) -> None:
+        away = sum(self.seconds[name] for name in self.AWAY)
+        self._mark = time.perf_counter(), away, self.seconds["data"]
+        self._steps = self._examples = 0
+
     def report(self) -> dict[str, float]:
-        """Speed since the last report, evaluations and saves left out; {} before any step."""
-        now = time.perf_counter()
-        last = self._window
-        away = self.seconds["evaluate"] + self.seconds["save"]
-        seconds = (now - last["time"]) - (away - last["away"])
-        steps, examples = self._steps - last["steps"], self._examples - last["examples"]
-        data = self.seconds["data"] - last["data"]
-        self._window = {
-            "time": now,
-            "examples": self._examples,
-            "steps": self._steps,
-            "data": self.seconds["data"],
-            "away": away,
-        }
-        if not steps:
+        """Speed since the last report, evaluations and saves left out; {} before two steps."""
+        if not self._steps:
             return {}
+        (then, away, data), steps, examples = self._mark, self._steps, self._examples
+        self._set_mark()
+        now, away_now, data_now = self._mark
+        seconds = (now - then) - (away_now - away)
         speed = {
             "speed/images_per_second": examples / seconds,
             "speed/step_ms": 1e3 * seconds / steps,
-            "speed/data_wait": data / seconds,
+            "speed/data_wait": (data_now - data) / seconds,
         }
         peak = peak_flops()
         if peak is not None:
@@ -89,7 +90,7 @@ def peak_flops() -> float | None:
 
 
 def memory() -> dict[str, float]:
-    """Most device memory used so far, in GiB, on the accelerators that tell."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use")
-    return {} if peak is None else {"memory/device_gib": peak / 2**30}
+    """Most memory used so far, in GiB: of this process, and of its first accelerator."""
+    values = {"memory/host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return values if peak is None else values | {"memory/device_gib": peak / 2**30}

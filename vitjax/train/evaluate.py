@@ -5,19 +5,17 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 
-from vitjax import config as config_lib
 from vitjax import evaluators
 from vitjax.data import pipeline, subset
 from vitjax.evaluators.features import FeatureCache
-from vitjax.lookup import lookup
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.train.recipe import Recipe
 from vitjax.train.setup import Experiment
 
-SHEET = 40
+SHEET = 40  # images of the prediction sheet
+TRAINING_ONLY = ("workers", "shuffle")  # settings of `input` that a pass has no use for
 
 
 class Rounds:
@@ -26,7 +24,6 @@ class Rounds:
     splits: {"train", "validation", "test"} of data.open_splits. train_examples: how many of the
     train split the probes may see, class-balanced (None: all). time_fraction: share of the run's
     time that rounds may take; one that is due beyond it is left out (None: no cap).
-    Settings of evaluators are checked here, at the start of a run, not at its first evaluation.
     """
 
     def __init__(
@@ -37,11 +34,11 @@ class Rounds:
         train_examples: int | None = None,
         time_fraction: float | None = None,
     ):
-        for name, settings in recipe.evaluators.items():
-            run = lookup(evaluators.EVALUATORS, name, "config key evaluators").run
-            config_lib.check(run, settings, f"evaluators.{name}", given=("train", "validation"))
-            protocol = evaluators.protocol(name, settings, sorted(splits))
-            logging.info("evaluator %s: protocol %s", name, protocol)
+        if recipe.evaluators and "validation" not in splits:
+            raise ValueError(
+                "evaluators need a validation split: set data.minival or data.validation, or leave "
+                "evaluators empty"
+            )
         self.recipe, self.experiment, self.splits = recipe, experiment, dict(splits)
         if train_examples is not None:
             self.splits["train"] = balanced(splits["train"], train_examples)
@@ -50,11 +47,21 @@ class Rounds:
 
     def affordable(self, last: bool) -> bool:
         """Whether another round fits the cap; the last always does. Equal on every host."""
+        if not self.recipe.evaluators:
+            return False
         if last or self.time_fraction is None:
-            return "validation" in self.splits
+            return True
         elapsed = time.perf_counter() - self.started
         fits = self.seconds <= self.time_fraction * elapsed
         return bool(multihost_utils.broadcast_one_to_all(np.asarray(fits)))
+
+    def protocol(self, name: str, split: str) -> str:
+        """A hash of all that the numbers of an evaluator depend on, the weights apart."""
+        data = {k: v for k, v in self.recipe.data.items() if k not in ("path", "data_dir")}
+        views = {k: v for k, v in self.recipe.views.items() if k in ("size", "mean", "std")}
+        images = [f"{part} {len(self.splits[part])}" for part in ("train", split)]
+        context = [data, views, self.recipe.eval_views, *images]
+        return evaluators.protocol(name, self.recipe.evaluators[name], context)
 
     def run(self, state, split: str) -> dict[str, float]:
         """{"eval/<split>/<evaluator>/<number>": value}, and the seconds that each took."""
@@ -70,6 +77,7 @@ class Rounds:
             numbers = evaluator.run(train, frozen, **settings)
             results |= {f"eval/{split}/{name}/{key}": value for key, value in numbers.items()}
             results[f"eval/{split}/{name}/seconds"] = time.perf_counter() - began
+            results[f"eval/{split}/{name}/protocol"] = self.protocol(name, split)
         for part, seconds in cache.seconds.items():
             results[f"eval/{split}/features_{part}/seconds"] = seconds
         self.seconds += time.perf_counter() - start
@@ -77,15 +85,15 @@ class Rounds:
 
     def batches(self, split: str):
         """Global batches of a split, in order, once."""
-        return self._batches(self.splits[split])
+        return self._batches(self.splits[split], self.recipe.batch_size)
 
-    def _batches(self, split: pipeline.Split):
+    def _batches(self, split: pipeline.Split, batch_size: int):
         settings = {
             key: value for key, value in self.recipe.input.items() if key not in TRAINING_ONLY
         }
         local = pipeline.eval_batches(
             split,
-            batch_size=self.recipe.batch_size,
+            batch_size=batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             **settings,
@@ -98,21 +106,19 @@ class Rounds:
         every class; None where nothing is classified."""
         if self.experiment.objective.classify is None or split not in self.splits:
             return None
-        parts = []
-        for batch in self._batches(balanced(self.splits[split], SHEET)):
+        shards = mesh_lib.batch_shards(self.experiment.mesh)
+        parts, rows = [], -(-SHEET // shards) * shards
+        for batch in self._batches(balanced(self.splits[split], SHEET), rows):
             out = self.experiment.encode(state.params, state.extra, batch)
             rows = {"image": batch["image"], "label": batch["label"], "logits": out["logits"]}
             parts.append(multihost_utils.process_allgather(rows, tiled=True))
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         real = whole["label"] >= 0
+        spread = np.linspace(0, real.sum() - 1, min(SHEET, real.sum())).astype(int)
         images, labels, logits = (
-            whole[name][real][:SHEET] for name in ("image", "label", "logits")
+            whole[name][real][spread] for name in ("image", "label", "logits")
         )
         return images, labels, logits, self.splits[split].info.names
-
-
-# Settings of `input` that an evaluation pass has no use for.
-TRAINING_ONLY = ("workers", "shuffle")
 
 
 def balanced(split: pipeline.Split, examples: int) -> pipeline.Split:

@@ -3,6 +3,8 @@
 import contextlib
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from vitjax import checkpoint
 from vitjax import config as config_lib
@@ -29,19 +31,17 @@ def run(config, workdir) -> dict[str, float]:
     """
     settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     recipe = recipe_lib.read(settings)
-    mesh = config_lib.call(mesh_lib.make_mesh, recipe.mesh, "mesh")
+    start.check(recipe)
+    mesh = config_lib.call(mesh_lib.make_mesh, recipe.mesh, "mesh", devices=jax.devices())
     splits = start.open_splits(recipe)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         experiment = setup.build(recipe, mesh, train_examples=len(splits["train"]))
+        setup.trace(recipe, experiment)
         every, evaluate, keep = setup.intervals(recipe, len(splits["train"]))
-        rounds = config_lib.call(
-            Rounds, evaluate, "evaluate", recipe=recipe, experiment=experiment, splits=splits
-        )
+        rounds = Rounds(recipe, experiment, splits, **evaluate)
         folder = Workdir(workdir, settings)
         stack.callback(folder.close)
-        checkpoints = config_lib.call(
-            checkpoint.Checkpoints, keep, "checkpoint", directory=folder.path / "checkpoints"
-        )
+        checkpoints = checkpoint.Checkpoints(folder.path / "checkpoints", **keep)
         stack.callback(checkpoints.close)
 
         clock = Clock(experiment.flops)
@@ -57,41 +57,50 @@ def run(config, workdir) -> dict[str, float]:
         terminal.line(report.parameter_table(state.params))
         terminal.line(report.headline(recipe, experiment, splits, first))
         reporter = report.Reporter(writer, terminal, clock, every.log, last)
-        preemption = stack.enter_context(Preemption())
 
-        results = {}
-        for step in range(first + 1, last + 1):
-            with clock.phase("data"):
-                batch = mesh_lib.put_batch(next(batches), mesh)
-            with clock.phase("step"):
-                state, metrics = experiment.step(state, batch)
-                reporter.step(step, metrics)
+        with Preemption() as preemption:
+            for step in range(first + 1, last + 1):
+                with clock.phase("data"):
+                    batch = mesh_lib.put_batch(next(batches), mesh)
+                with clock.phase("step"):
+                    state, metrics = experiment.step(state, batch)
+                    reporter.step(step, metrics)
                 clock.count(recipe.batch_size)
-            checkpoints.poll()
-
-            leave = preemption.asked(step) and step < last
-            if every.due("evaluate", step, last) and not leave and rounds.affordable(step == last):
-                with clock.phase("evaluate"):
-                    reporter.flush()
-                    results = rounds.run(state, "validation")
-                reporter.evaluation(step, "validation", results)
-            if every.due("checkpoint", step, last) or leave:
                 with clock.phase("save"):
+                    checkpoints.poll()
+
+                leave = preemption.asked(step) and step < last
+                evaluate = every.due("evaluate", step, last) and not leave
+                evaluate = evaluate and rounds.affordable(step == last)
+                save = every.due("checkpoint", step, last) or leave
+                save = save or (evaluate and checkpoints.best is not None)
+                if not (evaluate or save):
+                    continue
+                with clock.phase("step"):
                     reporter.flush()
-                    checkpoints.save(step, state, batches.get_state(), results)
-            if leave:
-                raise Preempted(f"told to leave: step {step} of {last} is saved in {folder.path}")
-        reporter.flush()
-        checkpoints.wait()
+                results = {}
+                if evaluate:
+                    with clock.phase("evaluate"):
+                        results = rounds.run(state, "validation")
+                    reporter.evaluation(step, "validation", results)
+                if save:
+                    reporter.log(step)
+                    with clock.phase("save"):
+                        checkpoints.save(step, state, batches.get_state(), results)
+                if leave:
+                    raise Preempted(f"told to leave: step {step} of {last} is saved in {workdir}")
+            checkpoints.wait()
+        reporter.unreadable(batches.skipped)
         return finish(state, rounds, reporter, folder.path, last)
 
 
 def finish(state, rounds: Rounds, reporter: report.Reporter, workdir, last: int) -> dict:
     """The test split, touched once in the life of a run; then the figures and the last table."""
     history = reporter.writer.history
-    if "test" in rounds.splits and not any(
-        name.startswith("eval/test/") for row in history for name in row
-    ):
+    done = any(name.startswith("eval/test/") for row in history for name in row)
+    # Only process 0 has read the history of a run that goes on.
+    done = bool(multihost_utils.broadcast_one_to_all(np.asarray(done)))
+    if rounds.recipe.evaluators and "test" in rounds.splits and not done:
         reporter.evaluation(last, "test", rounds.run(state, "test"))
     sheet = rounds.sheet(state, "validation")
     if jax.process_index() == 0:

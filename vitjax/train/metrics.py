@@ -31,16 +31,17 @@ class Writer:
         self._lines = self.file.open("a")
         self._board = _tensorboard(workdir)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float | str | None]) -> None:
         """values: by names such as "train/loss" and "eval/<split>/<evaluator>/<number>"."""
-        row = {"step": step} | {name: float(value) for name, value in values.items()}
+        row = {"step": step} | values
         self.history.append(row)
         if self._lines is None:
             return
         self._lines.write(json.dumps(row) + "\n")
         self._lines.flush()
         if self._board is not None:
-            self._board.write_scalars(step, {name: row[name] for name in values})
+            numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
+            self._board.write_scalars(step, numbers)
 
     def close(self) -> None:
         if self._lines is not None:
@@ -50,19 +51,23 @@ class Writer:
 
 
 def read(file: Path) -> list[dict]:
-    """The rows of a metrics.jsonl; a last line cut off by a kill is left out."""
-    rows = []
-    for line in file.read_text().splitlines():
+    """The rows of a metrics.jsonl; a last line cut off by a kill is left out.
+
+    Raises ValueError, naming the line, where another one is damaged.
+    """
+    lines, rows = file.read_text().splitlines(), []
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
         except ValueError:
-            break
+            if number < len(lines):
+                raise ValueError(f"{file}, line {number} is damaged: mend or remove it") from None
     return rows
 
 
 def curve(history: list[dict], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric."""
-    points = [(row["step"], row[name]) for row in history if name in row]
+    points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
     return [step for step, _ in points], [value for _, value in points]
 
 

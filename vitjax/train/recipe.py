@@ -6,21 +6,14 @@ from typing import Any
 
 from vitjax import config as config_lib
 
-# What makes a run the run it is: a workdir holds one of these. The rest (mesh, logging, evaluators)
-# may change on resume.
+# What makes a run the run it is: a workdir holds one of these. Mesh, logging, evaluators and how
+# the images are read may change when it goes on.
 IDENTITY = (
-    *(
-        "seed",
-        "batch_size",
-        "accumulate",
-        "precision",
-        "encoder",
-        "objective",
-        "data",
-        "input.canvas",
-    ),
-    *("views", "optimizer", "init_from", *config_lib.DURATIONS),
+    *("seed", "batch_size", "accumulate", "precision", "encoder", "objective", "data", "views"),
+    *("input.canvas", "input.shuffle", "optimizer", "init_from", *config_lib.DURATIONS),
 )
+# Within those, what changes where or how fast, not what.
+NEUTRAL = ("data.data_dir", "data.path", "encoder.scan", "encoder.remat")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +58,10 @@ class Recipe:
     init_from: str | None = None
 
     def __post_init__(self):
+        for key in ("batch_size", "accumulate"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 1:
+                raise config_lib.ConfigError(f"config key {key}={value!r} is not a number above 0")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if "Mapping" in str(field.type) and not isinstance(value, Mapping):
@@ -84,7 +81,8 @@ def differences(there: Mapping, here: Mapping) -> list[str]:
     there, here = config_lib.flatten(there), config_lib.flatten(here)
 
     def mine(key):
-        return any(key == name or key.startswith(name + ".") for name in IDENTITY)
+        inside = any(key == name or key.startswith(name + ".") for name in IDENTITY)
+        return inside and key not in NEUTRAL
 
     keys = [key for key in dict.fromkeys([*there, *here]) if mine(key)]
     return [

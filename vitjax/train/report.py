@@ -1,6 +1,7 @@
 """What a run says of itself: metrics read one step late, averaged, written and shown."""
 
 import importlib
+import math
 import statistics
 
 import jax
@@ -21,8 +22,6 @@ class Reporter:
     """
 
     def __init__(self, writer: Writer, terminal: Terminal, clock: Clock, every: int, last: int):
-        if every < 1:
-            raise ValueError(f"log.every_steps={every}: expected at least 1")
         self.writer, self.terminal, self.clock = writer, terminal, clock
         self.every, self.last = every, last
         self._skips, self._window, self._pending = SkipCounter(), [], None
@@ -39,18 +38,26 @@ class Reporter:
         (step, values), self._pending = self._pending, None
         row = {name: float(value) for name, value in jax.device_get(values).items()}
         self._window.append(row)
-        self._skips.see(step, row)
         if step % self.every == 0 or step == self.last:
-            mean = {f"train/{name}": self._mean(name) for name in row}
-            speed = self.clock.report()
-            self.writer.write(step, mean | speed | memory() | self.clock.goodput())
-            self.terminal.step(step, mean, speed)
-            self._window.clear()
+            self.log(step)
+        self._skips.see(step, row)
 
-    def _mean(self, name: str) -> float:
-        """Mean since the last report; the latest value where it is a setting, not a measurement."""
-        values = [row[name] for row in self._window]
-        return values[-1] if name == "learning_rate" else statistics.fmean(values)
+    def log(self, step: int) -> None:
+        """Write the means since the last row, and the speed."""
+        if not self._window:
+            return
+        mean = {f"train/{name}": self._mean(name) for name in self._window[-1]}
+        speed = self.clock.report()
+        self.writer.write(step, mean | speed | memory() | self.clock.goodput())
+        self.terminal.step(step, mean, speed)
+        self._window.clear()
+
+    def _mean(self, name: str) -> float | None:
+        """Mean over the steps whose value is finite, None without any; the rate is the latest."""
+        values = [row[name] for row in self._window if math.isfinite(row[name])]
+        if name == "learning_rate":
+            return values[-1]
+        return statistics.fmean(values) if values else None
 
     def evaluation(self, step: int, split: str, results: dict[str, float]) -> None:
         """One row in the file and one table on the terminal for a round."""
@@ -63,12 +70,17 @@ class Reporter:
         seconds = sum(value for name, value in results.items() if name.endswith("seconds"))
         self.terminal.table(f"step {step}, {split} ({seconds:.1f} s)", numbers)
 
+    def unreadable(self, images: int) -> None:
+        """Say how many images of the train split could not be read; each is named in the log."""
+        if images:
+            self.terminal.line(f"{images} unreadable images were replaced by their successors")
+
     def summary(self, final: dict[str, float], workdir) -> None:
         """The table a run ends with."""
         shown = {
             name.removeprefix("eval/"): value
             for name, value in final.items()
-            if name.startswith("eval/") and not name.endswith("seconds")
+            if name.startswith("eval/") and not name.endswith(("seconds", "protocol"))
         }
         last = {
             name: final[name] for name in ("train/loss", "speed/images_per_second") if name in final

@@ -122,6 +122,13 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
     )
 
 
+def trace(recipe: Recipe, experiment: Experiment) -> None:
+    """Trace step and encode: whatever does not fit is found before anything is written."""
+    batch = batch_target(recipe, experiment.mesh)
+    jax.eval_shape(experiment.step, experiment.target, batch)
+    jax.eval_shape(experiment.encode, experiment.target.params, experiment.target.extra, batch)
+
+
 def run_steps(recipe: Recipe, train_examples: int) -> int:
     """Length of the run in steps; one of steps, epochs, examples says it."""
     lengths = {unit: getattr(recipe, unit) for unit in config_lib.DURATIONS}
@@ -157,7 +164,7 @@ def intervals(recipe: Recipe, train_examples: int) -> tuple[Intervals, dict, dic
             examples=train_examples,
         )
         if steps[section] == 0:
-            raise config_lib.ConfigError(f"config key {section}.every_* is 0: leave it out instead")
+            raise config_lib.ConfigError(f"config key {section}.every_* is 0: leave it out")
     config_lib.check(lambda: None, rest["log"], "log")
     steps["log"] = steps["log"] or LOG_STEPS
     return Intervals(**steps), rest["evaluate"], rest["checkpoint"]

@@ -3,22 +3,38 @@
 import jax
 from absl import logging
 
-from vitjax import checkpoint
+from vitjax import checkpoint, evaluators
 from vitjax import config as config_lib
 from vitjax.data import pipeline, sources
+from vitjax.lookup import lookup
+from vitjax.train import setup
+from vitjax.train.evaluate import Rounds
 from vitjax.train.recipe import Recipe
 from vitjax.train.setup import Experiment
 from vitjax.train.state import State
 
+STREAM = ("split", "batch_size", "seed", "start", "process_index", "process_count")
 
-def open_splits(recipe: Recipe) -> dict[str, pipeline.Split]:
-    """{"train", "validation", "test"}: the splits that `data` names. Raises ValueError where they
-    do not fit the objective's classes."""
+
+def check(recipe: Recipe) -> None:
+    """Raise ValueError for a key that nothing will read, before anything is written."""
     source = config_lib.named(sources.SOURCES, recipe.data, "data")
     config_lib.check(pipeline.open_splits, recipe.data, "data", given=("split",), beyond=source)
+    config_lib.check(pipeline.train_batches, recipe.input, "input", given=STREAM)
+    for name, settings in recipe.evaluators.items():
+        run = lookup(evaluators.EVALUATORS, name, "config key evaluators").run
+        config_lib.check(run, settings, f"evaluators.{name}", given=("train", "validation"))
+    _, rounds, keep = setup.intervals(recipe, recipe.batch_size)
+    config_lib.check(Rounds, rounds, "evaluate", given=("recipe", "experiment", "splits"))
+    config_lib.check(checkpoint.Checkpoints, keep, "checkpoint", given=("directory",))
+
+
+def open_splits(recipe: Recipe) -> dict[str, pipeline.Split]:
+    """{"train", "validation", "test"}: the splits that `data` names. Raises ValueError where the
+    data set has other classes than the objective."""
     splits = pipeline.open_splits(**recipe.data)
     classes = splits["train"].info.classes
-    if recipe.objective.get("classes", classes) != classes:
+    if "classes" in recipe.objective and recipe.objective["classes"] != classes:
         raise config_lib.ConfigError(
             f"config key objective.classes={recipe.objective['classes']}, but the data set "
             f"{splits['train'].info.name} has {classes} classes"
@@ -28,15 +44,13 @@ def open_splits(recipe: Recipe) -> dict[str, pipeline.Split]:
 
 def open_batches(recipe: Recipe, split: pipeline.Split, position: dict | None):
     """The stream of training batches, this process's rows. position: from a checkpoint."""
-    batches = config_lib.call(
-        pipeline.train_batches,
-        recipe.input,
-        "input",
-        split=split,
+    batches = pipeline.train_batches(
+        split,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        **recipe.input,
     )
     if position is not None:
         batches.set_state(position)
@@ -62,28 +76,38 @@ def first_state(
 def adopt(path: str, state: State, target: State) -> State:
     """Start from the encoder of another run, and from its head where that fits.
 
-    Differences are logged by name. Raises ValueError, naming them, where one is in the encoder.
+    Where the other run kept an average of its weights, the average is taken. Differences are logged
+    by name. Raises ValueError, naming them, where one is in the encoder.
     """
-    wanted = {"params": target.params, "extra": target.extra}
+    wanted = {
+        "params": target.params,
+        "extra": {"stats": target.extra["stats"], "ema": target.params},
+    }
     arrays, differences = checkpoint.restore_parameters(path, wanted)
-    essential = {
-        kind: [name for name in names if name.startswith(("params/encoder/", "extra/stats/"))]
+    # The average is there or not; what else the other objective kept is none of ours.
+    differences = {
+        kind: [n for n in names if n.startswith(("params/", "extra/stats/"))]
         for kind, names in differences.items()
     }
-    essential = {kind: names for kind, names in essential.items() if names}
-    if essential:
+    essential = {
+        kind: [n for n in names if n.startswith(("params/encoder/", "extra/stats/"))]
+        for kind, names in differences.items()
+    }
+    if any(essential.values()):
         raise ValueError(
             f"init_from={path!r} holds another encoder: {checkpoint.summary(essential)}"
         )
-    if differences:
+    if any(differences.values()):
         logging.warning("init_from=%r: %s", path, checkpoint.summary(differences, most=20))
 
-    def choose(new, old):
-        return old if isinstance(new, jax.ShapeDtypeStruct) else new
+    def choose(*candidates):
+        return next(a for a in candidates if not isinstance(a, jax.ShapeDtypeStruct))
 
-    return State(
-        state.step,
-        jax.tree.map(choose, arrays["params"], state.params),
-        state.opt,
-        jax.tree.map(choose, arrays["extra"], state.extra),
-    )
+    params = jax.tree.map(choose, arrays["extra"]["ema"], arrays["params"], state.params)
+    extra = dict(state.extra) | {
+        "stats": jax.tree.map(choose, arrays["extra"]["stats"], state.extra["stats"])
+    }
+    if "ema" in extra:  # copies: one buffer in two places could not be donated to the step
+        start = {"ema": params, "ema_stats": extra["stats"]}
+        extra |= jax.tree.map(lambda array: array.copy(), start)
+    return State(state.step, params, state.opt, extra)

@@ -50,11 +50,13 @@ def make_step(*, objective, tx, schedule, views, seed: int, accumulate: int = 1)
 
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, opt, extra),
-            (state.params, state.opt, state.extra),
-        )
+
+        def keep(new, old):
+            # Counters go on: the schedule that is applied stays the one that is logged.
+            counter = jnp.issubdtype(new.dtype, jnp.integer)
+            return new if counter else jnp.where(finite, new, old)
+
+        kept = jax.tree.map(keep, (params, opt, extra), (state.params, state.opt, state.extra))
         metrics = metrics | {
             "loss": loss,
             "grad_norm": grad_norm,

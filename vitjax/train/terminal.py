@@ -32,7 +32,8 @@ class Terminal:
 
     def step(self, step: int, metrics: dict, speed: dict) -> None:
         """Called at every logged step, with the latest metrics and speed."""
-        text = f"loss {metrics['train/loss']:.4f}"
+        loss = metrics["train/loss"]
+        text = "loss not finite" if loss is None else f"loss {loss:.4f}"
         if "speed/images_per_second" in speed:
             text += f"  {speed['speed/images_per_second']:,.0f} images/s"
         if self._bar is not None:
@@ -52,7 +53,7 @@ class Terminal:
         """One table per evaluation: a number a row."""
         table = Table(title=title, title_justify="left", show_header=False)
         for name, value in rows.items():
-            table.add_row(name, f"{value:,.4g}")
+            table.add_row(name, value if isinstance(value, str) else f"{value:,.4g}")
         self.console.print(table)
 
     def close(self) -> None:

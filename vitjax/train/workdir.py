@@ -17,8 +17,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 class Workdir:
     """Opens the folder of a run for writing.
 
-    Raises ValueError where it holds a run of another config (the differing keys are named) or where
-    another process is writing to it. Only process 0 writes.
+    Raises ValueError where it holds checkpoints of another config (the differing keys are named) or
+    where another process is writing to it. Only process 0 writes.
     """
 
     def __init__(self, path, settings: dict):
@@ -38,7 +38,8 @@ class Workdir:
                     "another --workdir"
                 ) from None
         file = self.path / "config.json"
-        if file.exists():
+        trained = any((self.path / "checkpoints").glob("[0-9]*"))
+        if file.exists() and trained:
             different = recipe.differences(json.loads(file.read_text())["config"], settings)
             if different:
                 raise ValueError(
