@@ -17,28 +17,42 @@ STYLES = (
 
 
 def draw_curves(history: list[dict], folder: Path) -> None:
-    """Write loss.png, learning_rate.png and, where something was evaluated, accuracy.png."""
+    """Write loss.png, learning_rate.png and, where something was evaluated, accuracy.png.
+
+    accuracy.png: one line per evaluator on the validation split (kNN at its first k), and a hollow
+    mark at the end for the test split.
+    """
     folder.mkdir(exist_ok=True)
     _lines(folder / "loss.png", "loss", {"train": curve(history, "train/loss")})
     rate = {"learning rate": curve(history, "train/learning_rate")}
     _lines(folder / "learning_rate.png", "learning rate", rate)
-    names = dict.fromkeys(
-        name for row in history for name in row if name.startswith("eval/") and "top1" in name
-    )
-    accuracies = {name.removeprefix("eval/"): curve(history, name) for name in names}
-    if accuracies:
-        _lines(folder / "accuracy.png", "top-1 accuracy", accuracies)
+    lines, marks = {}, {}
+    for name in dict.fromkeys(name for row in history for name in row):
+        parts = name.split("/")
+        if parts[0] == "eval" and len(parts) == 4 and parts[3].startswith("top1"):
+            split, evaluator = parts[1], parts[2]
+            (marks if split == "test" else lines).setdefault(evaluator, curve(history, name))
+    if lines:
+        _lines(folder / "accuracy.png", "top-1 accuracy", lines, marks)
 
 
-def _lines(file: Path, label: str, curves: dict) -> None:
+def _lines(file: Path, label: str, curves: dict, marks: dict | None = None) -> None:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
     for i, (name, (steps, values)) in enumerate(curves.items()):
         colour, dash, marker = STYLES[i % len(STYLES)]
-        few = len(steps) <= 40
-        axes.plot(
-            steps, values, color=colour, linestyle=dash, marker=marker if few else "", label=name
-        )
+        few = marker if len(steps) <= 40 else ""
+        axes.plot(steps, values, color=colour, linestyle=dash, marker=few, label=name)
+        if marks and name in marks:
+            axes.plot(
+                *marks[name],
+                color=colour,
+                linestyle="",
+                marker=marker,
+                markerfacecolor="none",
+                markersize=12,
+                label=f"{name}, test",
+            )
     axes.set_xlabel("step")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
