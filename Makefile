@@ -16,7 +16,7 @@ run: $(VENV)/installed
 	$(BIN)/python -m vitjax.main --config configs/digits_vit.py --workdir $(WORKDIR)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 # What is too slow for every change: kills, several processes, whole archives.
 slow: $(VENV)/installed
