@@ -7,8 +7,6 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vitjax.config import ConfigError
-
 PREEMPTED = 75  # EX_TEMPFAIL: all is saved, start the same command again
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -63,13 +61,12 @@ def report_errors(work) -> int:
 
 
 def say(error: BaseException) -> int:
-    """One line on standard error. The flags library wraps what a config file itself raised."""
-    chain = [error]
-    while chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(chain[-1].__cause__ or chain[-1].__context__)
-    error = next((e for e in chain if isinstance(e, ConfigError)), error)
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print("error: " + " ".join(str(text).split()), file=sys.stderr)
+    """One line on standard error. The flags library wraps what a config file raises, traceback and
+    all: its last line is the message."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if "Traceback" in text:
+        text = text.strip().splitlines()[-1].partition("Error: ")[2]
+    print("error: " + " ".join(text.split()), file=sys.stderr)
     return 2
 
 
