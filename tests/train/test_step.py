@@ -63,7 +63,8 @@ def test_every_mesh_gives_the_loss_trace_of_one_device(recipe, one_device, mesh_
         one_device[encoder] = losses(recipe, "one", ENCODERS[encoder])[0]
     want = one_device[encoder]
     got, state = losses(recipe, mesh_name, ENCODERS[encoder])
-    np.testing.assert_allclose(got, want, rtol=2e-5)
+    print(f"{encoder} {mesh_name}: largest relative difference {np.abs(got / want - 1).max():.1e}")
+    np.testing.assert_allclose(got, want, rtol=1e-5)
     assert abs(want[-1] - want[0]) > 1e-2  # the trace moves: equality is not that of a standstill
     kernels = [leaf.sharding.spec for leaf in jax.tree.leaves(state.params) if leaf.ndim > 1]
     cut = {axis for spec in kernels for axis in spec if axis is not None}
