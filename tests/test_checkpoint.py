@@ -1,5 +1,7 @@
 """A checkpoint is trusted only as it was written, and goes onto any mesh."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,8 +134,21 @@ def test_a_save_that_fails_says_what_is_safe(saved, mesh, monkeypatch):
     with pytest.raises(OSError, match="no space left") as error:
         checkpoints.wait()
     assert "step 4 could not be written" in str(error.value)
-    assert "newest complete one is step 3" in str(error.value)
+    assert "that of step 3 is safe" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_disk_without_room_is_found_before_anything_is_written(tmp_path, mesh, monkeypatch):
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints.save(1, state(1, mesh), {}, {})
+    checkpoints.wait()
+    usage = shutil.disk_usage(tmp_path)._replace(free=200)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    before = sorted((tmp_path / "checkpoints").rglob("*"))
+    with pytest.raises(OSError, match=r"step 2 could not be written .*step 1 is safe.* are free"):
+        checkpoints.save(2, state(2, mesh), {}, {})
+    assert sorted((tmp_path / "checkpoints").rglob("*")) == before
+    checkpoints.close()
 
 
 def test_weights_of_another_run_come_by_name(saved, mesh):

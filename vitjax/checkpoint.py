@@ -9,6 +9,7 @@ data; the manifest does, and an older verified checkpoint is taken instead.
 import contextlib
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -82,6 +83,7 @@ class Checkpoints:
             )
         best = {self.best: metrics[self.best]} if self.best in metrics else None
         with self._named_failure(step):
+            self._check_space(state)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -170,31 +172,28 @@ class Checkpoints:
         )
         return restored["state"], restored["data"]
 
+    def _check_space(self, state) -> None:
+        """Raise OSError before a write that cannot succeed: nothing is left half-written."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise OSError(f"it takes {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free")
+
+    @contextlib.contextmanager
     def _named_failure(self, step: int):
-        return _SaveFailure(self.directory, step, self.steps)
-
-
-class _SaveFailure:
-    """Turns whatever a failed save raises into one line that says what is safe."""
-
-    def __init__(self, directory, step, steps):
-        self.directory, self.step, self.steps = directory, step, steps
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if error is None or not isinstance(error, Exception):
-            return False
-        safe = [step for step in self.steps() if step != self.step]
-        newest = (
-            f"the newest complete one is step {safe[-1]}" if safe else "there is no earlier one"
-        )
-        reason = " ".join(str(error).split())[:200]
-        raise OSError(
-            f"the checkpoint of step {self.step} could not be written to "
-            f"{self.directory} ({newest}): {reason}"
-        ) from error
+        """Turns whatever a failed save raises into one line that says what is safe."""
+        try:
+            yield
+        except Exception as error:
+            # From disk: Orbax's list lacks what it would have let go of after this save.
+            steps = [int(f.name) for f in self.directory.iterdir() if f.name.isdigit()]
+            safe = max((each for each in steps if each != step), default=None)
+            newest = "there is no earlier one" if safe is None else f"that of step {safe} is safe"
+            reason = " ".join(str(error).split())[:200]
+            raise OSError(
+                f"the checkpoint of step {step} could not be written to {self.directory} "
+                f"({newest}): {reason}"
+            ) from error
 
 
 def restore_parameters(path, targets):

@@ -1,5 +1,6 @@
 """Where the numbers of a run go: metrics.jsonl (the source for reports) and TensorBoard."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -32,20 +33,29 @@ class Writer:
         self._board = _tensorboard(workdir)
 
     def write(self, step: int, values: dict[str, float | str | None]) -> None:
-        """values: by names such as "train/loss" and "eval/<split>/<evaluator>/<number>"."""
+        """values: by names such as "train/loss" and "eval/<split>/<evaluator>/<number>".
+
+        Raises OSError, naming the file, on a full disk.
+        """
         row = {"step": step} | values
         self.history.append(row)
         if self._lines is None:
             return
-        self._lines.write(json.dumps(row) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps(row) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise OSError(
+                f"{self.file} could not be written at step {step}: {error.strerror}"
+            ) from error
         if self._board is not None:
             numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
             self._board.write_scalars(step, numbers)
 
     def close(self) -> None:
         if self._lines is not None:
-            self._lines.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take: said by `write`
+                self._lines.close()
         if self._board is not None:
             self._board.close()
 
