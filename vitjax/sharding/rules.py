@@ -35,9 +35,7 @@ STACKED = re.compile(r"(^|/)blocks/")
 
 def path_of(key_path) -> str:
     """jax's key path -> "params/encoder/blocks/mlp/up/kernel"."""
-    return "/".join(
-        str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in key_path
-    )
+    return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
 def spec(
