@@ -88,7 +88,8 @@ def quadratic(noise=0.0):
     )
 
 
-def run_quadratic(batch, accumulate=1, noise=0.0, steps=3):
+def quadratic_step(accumulate=1, noise=0.0):
+    """(the state at step 0, the jitted step) of gradient descent on `quadratic`."""
     objective, tx = quadratic(noise), optax.sgd(0.1)
     step = make_step(
         objective=objective,
@@ -98,9 +99,13 @@ def run_quadratic(batch, accumulate=1, noise=0.0, steps=3):
         seed=0,
         accumulate=accumulate,
     )
-    state = init_state(objective, tx, 0)
+    return init_state(objective, tx, 0), jax.jit(step)
+
+
+def run_quadratic(batch, accumulate=1, noise=0.0, steps=3):
+    state, step = quadratic_step(accumulate, noise)
     for _ in range(steps):
-        state, metrics = jax.jit(step)(state, batch)
+        state, metrics = step(state, batch)
     return state, metrics
 
 
@@ -135,16 +140,9 @@ def test_micro_batches_draw_different_noise(batch):
 
 def test_a_loss_that_is_not_finite_leaves_everything_but_the_counter(batch):
     before, _ = run_quadratic(batch, steps=2)
-    objective, tx = quadratic(), optax.sgd(0.1)
-    step = make_step(
-        objective=objective,
-        tx=tx,
-        schedule=lambda step: 0.1,
-        views=lambda batch, key: batch,
-        seed=0,
-    )
+    _, step = quadratic_step()
     broken = batch | {"y": batch["y"].at[3].set(jnp.nan)}
-    after, metrics = jax.jit(step)(before, broken)
+    after, metrics = step(before, broken)
     assert float(metrics["skipped"]) == 1 and int(after.step) == 3
     np.testing.assert_array_equal(after.params["w"], before.params["w"])
     assert float(after.extra["updates"]) == float(before.extra["updates"]) == 2

@@ -58,35 +58,46 @@ def resample(image, rows, columns):
     return jnp.clip(jnp.einsum("yh,hxc->yxc", rows, image, precision=highest), 0.0, 255.0)
 
 
+def window(image, size, *, start, length, resized, offset, flip, method, antialias):
+    """A size x size window of a resized part of an image [S, S, 3]: float32 [size, size, 3].
+
+    start, length, resized, offset: pairs, of rows and of columns, see `resampling`. flip: mirrors
+    left and right.
+    """
+    rows, columns = (
+        resampling(
+            image.shape[dim],
+            size,
+            start=start[dim],
+            length=length[dim],
+            resized=resized[dim],
+            offset=offset[dim],
+            flip=flip if dim == 1 else False,
+            method=method,
+            antialias=antialias,
+        )
+        for dim in (0, 1)
+    )
+    return resample(image, rows, columns)
+
+
 def crop_resize(image, top, left, height, width, flip, size, method="linear", antialias=True):
     """The box of an image, resized to [size, size, 3]: float32 in 0..255.
 
     image: uint8 [S, S, 3]. top, left, height, width: int32 scalars in pixels, inside the image.
     flip: bool scalar, mirrors left and right.
     """
-    rows = resampling(
-        image.shape[0],
+    return window(
+        image,
         size,
-        start=top,
-        length=height,
-        resized=size,
-        offset=0,
-        flip=False,
-        method=method,
-        antialias=antialias,
-    )
-    columns = resampling(
-        image.shape[1],
-        size,
-        start=left,
-        length=width,
-        resized=size,
-        offset=0,
+        start=(top, left),
+        length=(height, width),
+        resized=(size, size),
+        offset=(0, 0),
         flip=flip,
         method=method,
         antialias=antialias,
     )
-    return resample(image, rows, columns)
 
 
 def pad_crop(image, true_size, dy, dx, flip, size, pad, method="linear", antialias=True):
@@ -95,29 +106,17 @@ def pad_crop(image, true_size, dy, dx, flip, size, pad, method="linear", antiali
     image: uint8 [S, S, 3]; true_size: int32 [2]; dy, dx: int32 scalars in 0 .. 2 * pad.
     Returns float32 [size, size, 3] in 0..255. An image of that size already is only shifted.
     """
-    rows = resampling(
-        image.shape[0],
+    return window(
+        image,
         size,
-        start=0,
-        length=true_size[0],
-        resized=size,
-        offset=dy - pad,
-        flip=False,
-        method=method,
-        antialias=antialias,
-    )
-    columns = resampling(
-        image.shape[1],
-        size,
-        start=0,
-        length=true_size[1],
-        resized=size,
-        offset=dx - pad,
+        start=(0, 0),
+        length=true_size,
+        resized=(size, size),
+        offset=(dy - pad, dx - pad),
         flip=flip,
         method=method,
         antialias=antialias,
     )
-    return resample(image, rows, columns)
 
 
 def sample_box(key, true_size, area=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
@@ -186,21 +185,16 @@ def center_crop(batch, size, crop=0.875, method="cubic", antialias=True):
     def one(image, true_size):
         # A row that pads a batch may have size 0: XLA's n // 0 is -1, which gives a black image.
         resized = resize * true_size // true_size.min()
-        offset = _half(resized - size)
-        rows, columns = (
-            resampling(
-                image.shape[dim],
-                size,
-                start=0,
-                length=true_size[dim],
-                resized=resized[dim],
-                offset=offset[dim],
-                flip=False,
-                method=method,
-                antialias=antialias,
-            )
-            for dim in (0, 1)
+        return window(
+            image,
+            size,
+            start=(0, 0),
+            length=true_size,
+            resized=resized,
+            offset=_half(resized - size),
+            flip=False,
+            method=method,
+            antialias=antialias,
         )
-        return resample(image, rows, columns)
 
     return jax.vmap(one)(batch["image"], batch["size"])
