@@ -39,7 +39,7 @@ def get_config(arg=""):
     c.objective = dict(name="supervised", classes=10, label_smoothing=0.1)
     c.optimizer = dict(
         name="adamw",
-        lr=1e-3,
+        lr=3e-4 if args.minutes else 1e-3,
         weight_decay=0.05,
         clip_norm=1.0,
         schedule=dict(name="cosine", warmup_epochs=0.08 if args.minutes else 10),
