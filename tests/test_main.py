@@ -55,6 +55,11 @@ def error_line(done):
         (("--config.views.mixupp=0.1",), "views.mixupp is unknown; did you mean 'mixup'"),
         (("--config.mesh.model=3",), "mesh.model=3"),
         (("--config.optimzer.lr=1",), "optimzer"),
+        (("--config.encoder.heads=0",), "encoder.heads=0"),
+        (("--config.views.area=0.5",), "wrong kind: TypeError"),
+        (("--config.evaluators.linear.steps=0",), "evaluators.linear.steps=0"),
+        (("--config.checkpoint.best=eval/test/knn/top1",), "begin with eval/validation/accuracy"),
+        (("--config.epochs=1",), "steps and epochs are both set"),
     ],
 )
 def test_a_bad_setting_is_one_line_and_leaves_nothing_behind(tmp_path, environment, flags, message):
@@ -133,7 +138,8 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(tmp_path, environment, 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, environment):
-    flags = ("--config.steps=6", "--config.batch_size=16")
+    # With min_size 0, no process holds a whole parameter.
+    flags = ("--config.steps=6", "--config.batch_size=16", "--config.sharding.min_size=0")
     assert run(command(tmp_path / "one", *flags), environment | devices(4)).returncode == 0
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

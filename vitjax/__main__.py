@@ -23,7 +23,10 @@ def prepare(argv: list[str]) -> None:
     parser.add_argument("--data_dir", default=None, help="default: TFDS's own")
     parser.add_argument("--split_by", choices=["random", "writers"], default="random")
     args = parser.parse_args(argv)
-    print(prepare.prepare_digits(args.data_dir, args.split_by))
+    try:
+        print(prepare.prepare_digits(args.data_dir, args.split_by))
+    except OSError as error:
+        sys.exit(f"error: the digits could not be written: {error}; change --data_dir")
 
 
 VERBS = {"train": train, "prepare": prepare}

@@ -8,6 +8,7 @@ data; the manifest does, and an older verified checkpoint is taken instead.
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import zlib
@@ -41,9 +42,11 @@ class Checkpoints:
         policies = [preservation_policy.LatestN(keep)]
         track = {}
         if best is not None:
+            # A run may go on with another `best`: what was saved before has no such number.
+            worst = math.inf if minimise else -math.inf
 
             def value(metrics):
-                return metrics[best]
+                return metrics.get(best, worst)
 
             policies.append(
                 preservation_policy.BestN(
@@ -73,14 +76,9 @@ class Checkpoints:
         """Start writing the checkpoint of a step; the state may be donated once this returns.
 
         data: the position in the data, JSON. metrics: the evaluation of this very step, for `best`,
-        or {}. Raises ValueError where they lack it.
+        or {}. Raises ValueError, when all is saved, where they lack it.
         """
         self.wait()
-        if metrics and self.best is not None and self.best not in metrics:
-            raise ValueError(
-                f"checkpoint.best={self.best!r} is no number of an evaluation; "
-                + nearest(self.best, metrics)
-            )
         best = {self.best: metrics[self.best]} if self.best in metrics else None
         with self._named_failure(step):
             self._check_space(state)
@@ -93,6 +91,12 @@ class Checkpoints:
                 force=True,
             )
         self._unverified = step
+        if metrics and self.best is not None and best is None:
+            self.wait()
+            raise ValueError(
+                f"checkpoint.best={self.best!r} is no number of an evaluation; "
+                + nearest(self.best, metrics)
+            )
 
     def poll(self) -> None:
         """Call it every step: finishes a save whose writing is over, and raises if it failed."""
@@ -203,7 +207,7 @@ def restore_parameters(path, targets):
     ShapeDtypeStruct with shardings. Returns (a dict of the subtrees with the arrays that fit,
     others left as the target's ShapeDtypeStruct; the differences by name, as `compare` gives them).
     """
-    directory = Path(path) / "checkpoints"
+    directory = Path(path).absolute() / "checkpoints"
     if not directory.is_dir():
         raise ValueError(
             f"init_from={str(path)!r} holds no checkpoints/ folder: give a run's workdir"

@@ -6,8 +6,10 @@ hands them over and names every key the function does not take. So a key is eith
 something, or an error.
 """
 
+import contextlib
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,6 +50,19 @@ def parse_arg(arg: str, args: type) -> Any:
 
 
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@contextlib.contextmanager
+def one_line():
+    """Values of the wrong kind fail deep inside libraries, in their words: make it one line."""
+    try:
+        yield
+    except (TypeError, ArithmeticError, LookupError, AttributeError, re.error) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"a value in the config is of the wrong kind: {type(error).__name__}: {reason} "
+            "(--traceback shows where)"
+        ) from error
 
 
 def check(function: Callable, section: Mapping, path: str, given=(), beyond=None) -> None:
@@ -107,7 +122,7 @@ def steps_of(section: Mapping, prefix: str, path: str, *, batch_size: int, examp
     found = [(unit, value) for unit, value in found if value is not None]
     if len(found) > 1:
         keys = " and ".join(f"{path}{prefix}{unit}" for unit, _ in found)
-        raise ConfigError(f"config keys {keys} are both set: give one of them")
+        raise ConfigError(f"config keys {keys} are both set: give one of them, the other as 0")
     if not found:
         return None, rest
     unit, value = found[0]
@@ -128,8 +143,8 @@ def smoke(c, **encoder) -> None:
     what runs is still that recipe, its objective, views, optimizer and evaluators.
     """
     c.encoder.update(encoder)
-    for unit in DURATIONS:
-        c[unit] = None
+    for unit in set(DURATIONS) & set(c):
+        del c[unit]
     c.steps, c.batch_size, c.accumulate = 3, 16, 1
     c.data = dict(name="digits", fraction=0.1)
     c.input = dict(canvas=8)

@@ -88,6 +88,18 @@ def test_sixteen_bit_greys_keep_their_range():
     np.testing.assert_array_equal(image[:5, :, 0], pixels >> 8)
 
 
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_greys_without_a_scale_are_unreadable(mode):
+    with pytest.raises(UnreadableImage, match="32-bit greys"):
+        decode(encoded(GREY.convert(mode), "TIFF"), CANVAS)
+
+
+def test_no_format_that_is_a_program_is_opened():
+    postscript = encoded(RGB, "EPS")
+    with pytest.raises(UnreadableImage, match="cannot identify"):
+        decode(postscript, CANVAS)
+
+
 def test_orientation_tags_are_ignored():
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees

@@ -115,6 +115,44 @@ def test_an_archive_cut_short_after_indexing_is_noticed(tree):
         contents(source)
 
 
+def test_a_damaged_archive_is_no_shorter_one(tree):
+    path = packed(tree, "g.tar", "w")
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as archive:
+        middle = archive.getmembers()[9]
+    data[middle.offset] ^= 1  # in the name: the header's checksum no longer fits
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"no whole tar archive.*damaged.*data\.path"):
+        FolderSource("train", path=path)
+
+
+def test_an_archive_cut_between_two_members_is_no_whole_one(tree):
+    path = packed(tree, "h.tar", "w")
+    with tarfile.open(path) as archive:
+        middle = archive.getmembers()[9]
+    os.truncate(path, middle.offset)
+    with pytest.raises(ValueError, match="no whole tar archive"):
+        FolderSource("train", path=path)
+
+
+def test_links_of_an_archive_are_images_too(tree):
+    os.link(tree / "train/cat/0.png", tree / "train/cat/hard.png")
+    (tree / "train/elk/soft.png").symlink_to("../cat/hard.png")
+    source = FolderSource("train", path=packed(tree, "i.tar", "w"))
+    assert contents(source) == contents(FolderSource("train", path=tree))
+    assert len(source) == 8
+    (tree / "train/elk/lost.png").symlink_to("../cat/none.png")
+    with pytest.raises(ValueError, match=r"link train/elk/lost\.png to train/cat/none\.png"):
+        FolderSource("train", path=packed(tree, "j.tar", "w"))
+
+
+def test_a_link_to_a_folder_is_followed_but_not_in_a_circle(tree):
+    (tree / "train/elk/kin").symlink_to(tree / "train/cat")
+    assert len(FolderSource("train", path=tree)) == 9
+    (tree / "train/elk/self").symlink_to(tree / "train")
+    assert len(FolderSource("train", path=tree)) == 9
+
+
 def test_classes_without_splits_are_the_split_all(tree):
     source = FolderSource("all", path=tree / "train")
     assert source.info.names == ("ant", "cat", "elk")

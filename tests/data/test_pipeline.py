@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from synthetic import Arrays, Watchful
 
-from vitjax.data.pipeline import Split, eval_batches, open_splits, train_batches
+from vitjax.data.pipeline import eval_batches, train_batches
+from vitjax.data.splits import Split, open_splits
 
 N, B, S, STEPS = 23, 8, 5, 7  # 56 positions: two epochs and a half
 
@@ -237,10 +238,19 @@ def test_open_splits_carves_the_same_minival_for_every_fraction(digits_dir):
     assert len(named["train"]) + len(named["validation"]) == 1438
 
 
+def test_a_class_to_be_tested_has_to_be_trained(tmp_path):
+    for name in ("train/ant", "train/cat", "test/ant", "test/bee"):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(2):
+            (tmp_path / name / f"{i}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no training images of 1 classes .*test split \(bee\)"):
+        open_splits("folder", path=tmp_path, minival=0)
+
+
 def test_bad_settings_name_their_key(split, digits_dir):
     with pytest.raises(ValueError, match="batch_size a multiple of 3"):
         stream(split, process_count=3)
-    with pytest.raises(ValueError, match=r"data\.threads"):
+    with pytest.raises(ValueError, match=r"input\.threads"):
         stream(split, threads=0)
     with pytest.raises(ValueError, match="empty"):
         eval_batches(split.select(np.array([], int)), batch_size=B, canvas=S)
@@ -264,7 +274,8 @@ def run(script, **settings):
 def test_reading_data_starts_no_backend_and_no_tensorflow(digits_dir):
     script = f"""
 import sys
-from vitjax.data.pipeline import eval_batches, open_splits, train_batches
+from vitjax.data.pipeline import eval_batches, train_batches
+from vitjax.data.splits import open_splits
 splits = open_splits("digits", data_dir={str(digits_dir)!r})
 with train_batches(splits["train"], batch_size=6, canvas=8, seed=0) as batches:
     next(batches)
@@ -280,7 +291,8 @@ print(bridge is None or not bridge._backends, "tensorflow" in sys.modules)
 WITH_WORKERS = """
 import multiprocessing, sys, time
 from synthetic import Arrays
-from vitjax.data.pipeline import Split, train_batches
+from vitjax.data.pipeline import train_batches
+from vitjax.data.splits import Split
 batches = train_batches(Split(Arrays(23)), batch_size=8, canvas=5, seed=1, workers=2)
 next(batches), next(batches)
 print(*[child.pid for child in multiprocessing.active_children()], flush=True)

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from vitjax import checkpoint
+from vitjax import checkpoint, evaluators
 from vitjax.sharding import mesh as mesh_lib
-from vitjax.train import guard, loop, metrics, setup
+from vitjax.train import guard, loop, metrics, setup, start
 from vitjax.train import recipe as recipe_lib
 from vitjax.train.workdir import Workdir
 
@@ -96,6 +96,53 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
+def rounds_of(workdir):
+    return trace(workdir, "eval/validation/accuracy/top1")
+
+
+def test_a_round_that_was_due_when_told_to_leave_is_made_up_for(recipe, tmp_path, monkeypatch):
+    recipe["evaluators"] = {"accuracy": {}}
+    recipe["evaluate"] = {"every_steps": 2}
+    loop.run(recipe, tmp_path / "whole")
+    stopped(recipe, tmp_path / "parts", monkeypatch, 2)
+    assert rounds_of(tmp_path / "parts") == ([], [])
+    loop.run(recipe, tmp_path / "parts")
+    assert rounds_of(tmp_path / "whole") == rounds_of(tmp_path / "parts")
+    assert rounds_of(tmp_path / "whole")[0] == [2, 4]
+
+
+def test_a_round_that_fails_costs_no_training(recipe, tmp_path, monkeypatch):
+    recipe["evaluators"] = {"accuracy": {}}
+    with monkeypatch.context() as patch:
+        broken = evaluators.Evaluator(lambda train, validation: 1 / 0, lambda: None, False)
+        patch.setitem(evaluators.EVALUATORS, "accuracy", broken)
+        with pytest.raises(ZeroDivisionError):
+            loop.run(recipe, tmp_path / "run")
+    assert int(final_state(recipe, tmp_path / "run")[0].step) == 4
+    loop.run(recipe, tmp_path / "run")
+    assert rounds_of(tmp_path / "run")[0] == [4] and trace(tmp_path / "run")[0] == [1, 2, 3, 4]
+
+
+def test_another_best_may_be_kept_when_a_run_goes_on(recipe, tmp_path, monkeypatch):
+    recipe["evaluators"] = {"accuracy": {}}
+    recipe["evaluate"] = {"every_steps": 1}
+    recipe["checkpoint"] = {"keep": 1, "best": "eval/validation/accuracy/top1"}
+    stopped(recipe, tmp_path / "run", monkeypatch, 3)
+    recipe["checkpoint"]["best"] = "eval/validation/accuracy/cross_entropy"
+    recipe["checkpoint"]["minimise"] = True
+    loop.run(recipe, tmp_path / "run")
+    assert rounds_of(tmp_path / "run")[0] == [1, 2, 3, 4]
+    assert int(final_state(recipe, tmp_path / "run")[0].step) == 4
+
+
+def test_a_misnamed_best_costs_no_training(recipe, tmp_path):
+    recipe["evaluators"] = {"accuracy": {}}
+    recipe["checkpoint"] = {"best": "eval/validation/accuracy/top2"}
+    with pytest.raises(ValueError, match="top2' is no number of an evaluation; did you mean"):
+        loop.run(recipe, tmp_path / "run")
+    assert int(final_state(recipe, tmp_path / "run")[0].step) == 4
+
+
 def test_a_run_goes_on_on_another_mesh(recipe, whole, tmp_path, monkeypatch):
     stopped(recipe | {"evaluators": {}}, tmp_path / "moved", monkeypatch, 2)
     recipe["mesh"] = {"data": 2, "model": 2, "replica": 2}
@@ -128,13 +175,30 @@ def test_a_second_writer_is_refused(recipe, tmp_path):
     Workdir(tmp_path / "run", recipe).close()
 
 
-def test_a_run_starts_from_the_weights_of_another(recipe, whole, tmp_path):
-    recipe |= {"init_from": str(whole), "steps": 1, "evaluators": {}}
+def test_a_run_starts_from_the_weights_of_another(recipe, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(whole.parent)
+    recipe |= {"init_from": whole.name, "steps": 1, "evaluators": {}}
     recipe["optimizer"] = {"name": "sgd", "lr": 0.0, "schedule": {"name": "constant"}}
     loop.run(recipe, tmp_path / "tuned")
     old, _ = final_state(recipe | {"optimizer": ADAMW}, whole)
     new, _ = final_state(recipe, tmp_path / "tuned")
     jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
+
+
+def test_averages_are_taken_together(recipe, tmp_path):
+    recipe["encoder"] = {"name": "resnet", "variant": "18", "width": 0.125, "stem": "small"}
+    recipe |= {"objective": recipe["objective"] | {"ema_decay": 0.9}, "evaluators": {}}
+    loop.run(recipe, tmp_path / "averaged")
+    old, _ = final_state(recipe, tmp_path / "averaged")
+    experiment = start.prepare(recipe).experiment
+    with jax.set_mesh(experiment.mesh):
+        new = start.adopt(str(tmp_path / "averaged"), experiment.init(), experiment.target)
+    jax.tree.map(np.testing.assert_array_equal, new.params, old.extra["ema"])
+    jax.tree.map(np.testing.assert_array_equal, new.extra["stats"], old.extra["ema_stats"])
+    different = jax.tree.map(
+        lambda a, b: bool((a != b).any()), old.extra["stats"], old.extra["ema_stats"]
+    )
+    assert any(jax.tree.leaves(different))
 
 
 ADAMW = {"name": "adamw", "lr": 3e-3, "schedule": {"name": "constant"}}
@@ -152,6 +216,14 @@ def test_losses_that_are_never_finite_end_the_run(recipe, tmp_path):
     recipe["optimizer"] = {"name": "sgd", "lr": 1e38, "schedule": {"name": "constant"}}
     with pytest.raises(ValueError, match=r"not finite for 10 steps in a row.*lower optimizer\.lr"):
         loop.run(recipe, tmp_path / "broken")
+
+
+def test_a_run_that_ends_on_no_number_says_so(recipe, tmp_path, capsys):
+    recipe["evaluators"] = {"accuracy": {}}
+    recipe["optimizer"] = {"name": "sgd", "lr": 1e38, "schedule": {"name": "constant"}}
+    loop.run(recipe, tmp_path / "run")
+    assert "not finite" in capsys.readouterr().err.split("final numbers")[1]
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_classes_must_be_those_of_the_data(recipe, tmp_path):

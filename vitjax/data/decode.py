@@ -8,6 +8,8 @@ from PIL import Image
 
 # Beyond this an image is taken for a decompression bomb, as Pillow warns from it on (89 million).
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
+# What may stand in a file, whatever its name: Pillow would hand others to programs (Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 class UnreadableImage(ValueError):
@@ -59,7 +61,7 @@ def _from_bytes(data):
 
 def _by_pillow(data):
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS}")
             return _rgb(image)
@@ -71,6 +73,8 @@ def _by_pillow(data):
 def _rgb(image):
     if image.mode.startswith("I;16"):  # Pillow would clip 16-bit greys at 255
         return _three_channels((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32-bit greys (mode {image.mode}) have no scale: store 8 or 16 bits")
     if image.mode == "L":
         return _three_channels(np.asarray(image))
     if image.mode == "P" and "transparency" in image.info:

@@ -115,6 +115,17 @@ def _is_image(name):
     return not hidden and posixpath.splitext(name)[1].lower() in EXTENSIONS
 
 
+def _is_below(parent, name):
+    """Whether to look into a folder: a hidden one not, nor a link to one that it is in."""
+    path = os.path.join(parent, name)
+    if name.startswith("."):
+        return False
+    if not os.path.islink(path):
+        return True
+    real = os.path.realpath(path)
+    return os.path.commonpath([real, os.path.realpath(parent)]) != real
+
+
 class _Folder:
     """Files by their paths."""
 
@@ -125,7 +136,7 @@ class _Folder:
         """Returns ({relative name: place to read it from}, [relative names of folders])."""
         images, folders = {}, []
         for parent, below, files in os.walk(self._path, followlinks=True):
-            below[:] = [name for name in below if not name.startswith(".")]
+            below[:] = [name for name in below if _is_below(parent, name)]
             start = os.path.relpath(parent, self._path).replace(os.sep, "/")
             prefix = "" if start == "." else f"{start}/"
             folders += [prefix + name for name in below]
@@ -175,7 +186,7 @@ class _Tar:
 
 @functools.lru_cache(maxsize=1)  # the splits of one archive are opened one after the other
 def _members(path, size, mtime):
-    images, folders = {}, []
+    files, folders, links = {}, [], {}
     try:
         with tarfile.open(path, "r:") as archive:
             while (member := archive.next()) is not None:
@@ -183,11 +194,40 @@ def _members(path, size, mtime):
                 name = posixpath.normpath(member.name)
                 if member.isdir() and name != ".":
                     folders.append(name)
-                elif member.isreg() and _is_image(name):
-                    images[name] = (member.offset_data, member.size)
+                elif member.isreg():
+                    files[name] = (member.offset_data, member.size)
+                elif member.islnk():
+                    links[name] = posixpath.normpath(member.linkname)
+                elif member.issym():
+                    target = posixpath.join(posixpath.dirname(name), member.linkname)
+                    links[name] = posixpath.normpath(target)
+            _require_end(path, archive.offset)
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no whole tar archive ({error}): change data.path") from error
+    images = {name: place for name, place in files.items() if _is_image(name)}
+    for name in filter(_is_image, links):
+        target = _follow(links, name)
+        if target not in files:
+            raise ValueError(f"{path} holds the link {name} to {target}, which is no file in it")
+        images[name] = files[target]
     return images, folders
+
+
+def _require_end(path, offset):
+    """tarfile takes a damaged header for the end, which is a block of zeros."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no file and no end mark at byte {offset}: cut or damaged")
+
+
+def _follow(links, name):
+    """Where a chain of links ends; a circle ends anywhere in it."""
+    seen = set()
+    while name in links and name not in seen:
+        seen.add(name)
+        name = links[name]
+    return name
 
 
 def _unpacked(path, decompress):

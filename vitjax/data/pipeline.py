@@ -1,4 +1,4 @@
-"""From a source to batches: splits, and the endless training and the single evaluation pass.
+"""From a split to batches: the endless training pass and the single evaluation pass.
 
 B global batch, P processes. One grain element is the whole batch of this process: the cost of
 Python is paid per batch, and threads (or worker processes) work on different batches.
@@ -18,88 +18,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from vitjax.data import sources, subset
 from vitjax.data.decode import UnreadableImage, decode
 from vitjax.data.order import example_at
+from vitjax.data.splits import Split
 from vitjax.data.unreadable import Unreadable, allowed
 
 STEPS = 2**40  # the training stream has no end; grain wants a length
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Some examples of a source, in order. indices: into the source, None for all of it."""
-
-    source: sources.Source
-    indices: np.ndarray | None = None
-
-    def __len__(self):
-        return len(self.source) if self.indices is None else len(self.indices)
-
-    def __getitem__(self, index):
-        return self.source[self._at(index)]
-
-    def key(self, index):
-        """The lasting name of an example."""
-        return self.source.key(self._at(index))
-
-    @property
-    def labels(self):
-        """int32 [len(self)]."""
-        return self.source.labels if self.indices is None else self.source.labels[self.indices]
-
-    @property
-    def info(self):
-        """Names of the data set and its classes."""
-        return self.source.info
-
-    def select(self, indices):
-        """The examples at these indices of this split."""
-        return Split(self.source, indices if self.indices is None else self.indices[indices])
-
-    def keys(self):
-        """The names of all examples."""
-        return [self.key(index) for index in range(len(self))]
-
-    def _at(self, index):
-        return index if self.indices is None else int(self.indices[index])
-
-
-def open_splits(
-    name,
-    *,
-    train="train",
-    test="test",
-    validation=None,
-    minival=0.1,
-    fraction=1.0,
-    **settings,
-):
-    """Opens the splits of a data set. Returns {"train": Split, "validation": ..., "test": ...}.
-
-    train, test, validation: names of splits of the source; test=None leaves it out. Without a
-    validation split, the share `minival` of the training split is held out as one, the same for
-    every fraction; minival=0 leaves it out. fraction: the share of what is left to train on.
-    Both are class-balanced, see subset.py. settings: those of the source, see sources.SOURCES.
-    """
-    splits = {"train": Split(sources.create(name, train, **settings))}
-    if validation is not None:
-        splits["validation"] = Split(sources.create(name, validation, **settings))
-    elif minival:
-        whole = splits["train"]
-        left, out = subset.holdout(whole.keys(), whole.labels, minival)
-        if not len(out):
-            raise ValueError(
-                f"data.minival={minival} of {len(whole)} examples of {train!r} is none: raise it, "
-                f"name a split in data.validation, or set data.minival=0"
-            )
-        splits["train"], splits["validation"] = whole.select(left), whole.select(out)
-    if fraction != 1:
-        whole = splits["train"]
-        splits["train"] = whole.select(subset.subset(whole.keys(), whole.labels, fraction))
-    if test is not None:
-        splits["test"] = Split(sources.create(name, test, **settings))
-    return splits
 
 
 def local_positions(step, *, start, batch_size, process_index, process_count):
@@ -282,7 +206,7 @@ def train_batches(
     Returns TrainBatches: batches of uint8 image [B / P, canvas, canvas, 3], int32 size [B / P, 2],
     int32 label, uint32 index and uint32 epoch [B / P].
     """
-    _check_sizes(split, batch_size, process_count, threads)
+    _check_sizes(split, batch_size, canvas, process_count, threads)
     stream = _Stream(
         split=split,
         batch_size=batch_size,
@@ -341,7 +265,7 @@ def eval_batches(
     the last ones are filled up with padding rows: label -1, black, size that of the canvas. An
     unreadable image is a padding row too, named in the log and counted against bad_share.
     """
-    _check_sizes(split, batch_size, process_count, threads)
+    _check_sizes(split, batch_size, canvas, process_count, threads)
     load = _Pass(split, batch_size, canvas, process_index, process_count)
     return _evaluate(load, threads, bad_share)
 
@@ -359,7 +283,7 @@ def _evaluate(load, threads, bad_share):
         elements.close()
 
 
-def _check_sizes(split, batch_size, process_count, threads):
+def _check_sizes(split, batch_size, canvas, process_count, threads):
     if not len(split):
         raise ValueError(f"the split of {split.info.name} is empty: change data")
     if batch_size < 1 or batch_size % process_count:
@@ -367,8 +291,9 @@ def _check_sizes(split, batch_size, process_count, threads):
             f"batch_size={batch_size} rows cannot be shared by {process_count} processes: make "
             f"batch_size a multiple of {process_count}"
         )
-    if threads < 1:
-        raise ValueError(f"at least one thread reads the data, got data.threads={threads}")
+    for key, value in {"canvas": canvas, "threads": threads}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"input.{key}={value!r}: expected a whole number above 0")
 
 
 def _read_options(threads):

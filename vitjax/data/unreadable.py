@@ -21,7 +21,8 @@ class Unreadable:
             named = ", ".join(self._split.key(index) for index in sorted(self.indices)[:5])
             raise ValueError(
                 f"{bad} of {examples} examples of {self._split.info.name} are unreadable, more "
-                f"than data.bad_share={self._bad_share} allows: {named}{', ...' if bad > 5 else ''}"
+                f"than input.bad_share={self._bad_share} allows: "
+                f"{named}{', ...' if bad > 5 else ''}"
             )
 
 

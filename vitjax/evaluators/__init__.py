@@ -11,32 +11,38 @@ from vitjax.evaluators.features import FeatureCache, Frozen, extract
 
 
 class Evaluator(NamedTuple):
-    """run(train, validation, **settings) -> {"top1": ...}; train may be None if not needs_train."""
+    """run(train, validation, **settings) -> {"top1": ...}; train may be None if not needs_train.
+
+    check(**settings), all of them, raises ValueError where no run could use one.
+    """
 
     run: Callable[..., dict[str, float]]
+    check: Callable[..., None]
     needs_train: bool
 
 
 EVALUATORS = {
-    "accuracy": Evaluator(accuracy.run, needs_train=False),
-    "knn": Evaluator(knn.run, needs_train=True),
-    "linear": Evaluator(linear.run, needs_train=True),
+    "accuracy": Evaluator(accuracy.run, lambda: None, needs_train=False),
+    "knn": Evaluator(knn.run, knn.check, needs_train=True),
+    "linear": Evaluator(linear.run, linear.check, needs_train=True),
 }
+
+
+def resolve(name: str, settings: Mapping) -> dict:
+    """The settings of an evaluator, with its defaults for those left out. Raises TypeError for an
+    unknown one."""
+    bound = inspect.signature(EVALUATORS[name].run).bind(None, None, **settings)
+    bound.apply_defaults()
+    return {k: v for k, v in bound.arguments.items() if k not in ("train", "validation")}
 
 
 def protocol(name: str, settings: Mapping, splits: Sequence[str] = ()) -> str:
     """8 hex digits to log beside a number: equal where evaluator, settings and splits are.
 
-    Settings left out count with their defaults. Raises TypeError on an unknown setting, so calling
-    this when a run starts finds the misspelt ones.
+    Settings left out count with their defaults. Raises TypeError for an unknown one.
     """
-    bound = inspect.signature(EVALUATORS[name].run).bind(None, None, **settings)
-    bound.apply_defaults()
-    resolved = {
-        key: value for key, value in bound.arguments.items() if key not in ("train", "validation")
-    }
-    text = json.dumps([name, resolved, list(splits)], sort_keys=True)
+    text = json.dumps([name, resolve(name, settings), list(splits)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-__all__ = ["EVALUATORS", "Evaluator", "FeatureCache", "Frozen", "extract", "protocol"]
+__all__ = ["EVALUATORS", "Evaluator", "FeatureCache", "Frozen", "extract", "protocol", "resolve"]

@@ -30,10 +30,7 @@ def run(
     and is named so. Under a mesh (jax.set_mesh) the train features are cut over all its devices:
     same neighbours, same order.
     """
-    if not k or min(k) < 1:
-        raise ValueError(f"evaluators.knn.k={tuple(k)}: expected one or more counts of at least 1")
-    if not temperature > 0:
-        raise ValueError(f"evaluators.knn.temperature={temperature}: expected a number above 0")
+    check(k=k, temperature=temperature)
     ks = tuple(sorted({min(each, len(train.label)) for each in k}))
 
     mesh = evaluation_mesh()
@@ -55,6 +52,13 @@ def run(
     predicted = fetch(predicted).reshape(chunks * size, -1)[: len(validation.label)]
     hits = predicted == validation.label[:, None]
     return {f"top1_k{each}": float(share) for each, share in zip(ks, hits.mean(0), strict=True)}
+
+
+def check(*, k, temperature):
+    if not isinstance(k, Sequence) or not k or min(k) < 1:
+        raise ValueError(f"evaluators.knn.k={k!r}: expected a list of counts of at least 1")
+    if not temperature > 0:
+        raise ValueError(f"evaluators.knn.temperature={temperature}: expected a number above 0")
 
 
 @functools.partial(jax.jit, static_argnames=("ks", "temperature", "mesh"))

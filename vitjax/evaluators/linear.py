@@ -39,7 +39,19 @@ def run(
     most the examples there are to train on. The number of devices has no say in the protocol:
     under a mesh (jax.set_mesh) the width D is cut over them.
     """
-    check(lrs, steps, batch_size, holdout, weight_decay, len(train.label))
+    check(
+        lrs=lrs,
+        steps=steps,
+        batch_size=batch_size,
+        holdout=holdout,
+        seed=seed,
+        weight_decay=weight_decay,
+    )
+    if len(train.label) < 2:
+        raise ValueError(
+            f"evaluators.linear: {len(train.label)} train example cannot both train and choose a "
+            "head; use a larger train split"
+        )
     held, rest = split(len(train.label), holdout, seed)
     to_fit = train.pooled[rest]
     mean = to_fit.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -141,9 +153,11 @@ def score(heads, rows, label):
     return jax.lax.map(one, heads)
 
 
-def check(lrs, steps, batch_size, holdout, weight_decay, examples):
-    if not lrs or not min(lrs) > 0:
-        raise ValueError(f"evaluators.linear.lrs={tuple(lrs)}: expected one or more rates above 0")
+def check(*, lrs, steps, batch_size, holdout, seed, weight_decay):
+    if not isinstance(lrs, Sequence) or not lrs or not min(lrs) > 0:
+        raise ValueError(f"evaluators.linear.lrs={lrs!r}: expected a list of rates above 0")
+    if seed < 0:
+        raise ValueError(f"evaluators.linear.seed={seed}: expected at least 0")
     if steps < 1:
         raise ValueError(f"evaluators.linear.steps={steps}: expected at least 1")
     if batch_size < 1:
@@ -152,8 +166,3 @@ def check(lrs, steps, batch_size, holdout, weight_decay, examples):
         raise ValueError(f"evaluators.linear.holdout={holdout}: expected a share between 0 and 1")
     if weight_decay < 0:
         raise ValueError(f"evaluators.linear.weight_decay={weight_decay}: expected at least 0")
-    if examples < 2:
-        raise ValueError(
-            f"evaluators.linear: {examples} train example cannot both train and choose a head; "
-            "use a larger train split"
-        )

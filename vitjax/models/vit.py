@@ -207,6 +207,9 @@ def create(
     given = {"width": width, "depth": depth, "mlp": mlp, "heads": heads}
     size = lookup(SIZES, name, "the size in encoder.variant")
     size = size._replace(**{field: n for field, n in given.items() if n is not None})
+    for field, n in size._asdict().items():
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"encoder.{field}={n!r}: expected a whole number above 0")
     if size.width % size.heads:
         raise ValueError(
             f"encoder.width {size.width} is not a multiple of encoder.heads {size.heads}"

@@ -113,7 +113,8 @@ def muon(
 
     def label(name, leaf):
         first = 1 if STACKED.search(name) else 0
-        matrix = len(leaf.shape) - first >= 2 and leaf.shape[-2] > 1
+        dims = len(leaf.shape) - first
+        matrix = dims >= 2 and not (dims == 4 and leaf.shape[-2] == 1)
         return "muon" if matrix and matrices.search(name) else "adam"
 
     def scale(name, u):

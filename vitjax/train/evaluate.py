@@ -9,8 +9,10 @@ from jax.experimental import multihost_utils
 
 from vitjax import evaluators
 from vitjax.data import pipeline, subset
+from vitjax.data.splits import Split
 from vitjax.evaluators.features import FeatureCache
 from vitjax.sharding import mesh as mesh_lib
+from vitjax.train import setup
 from vitjax.train.recipe import Recipe
 from vitjax.train.setup import Experiment
 
@@ -21,16 +23,16 @@ TRAINING_ONLY = ("workers", "shuffle")  # settings of `input` that a pass has no
 class Rounds:
     """Runs the evaluators of a recipe on the frozen encoder of a run.
 
-    splits: {"train", "validation", "test"} of data.open_splits. train_examples: how many of the
-    train split the probes may see, class-balanced (None: all). time_fraction: share of the run's
-    time that rounds may take; one that is due beyond it is left out (None: no cap).
+    splits: {"train", "validation", "test"} of data.splits.open_splits. train_examples: how many of
+    the train split the probes may see, class-balanced (None: all). time_fraction: share of the
+    run's time that rounds may take; one that is due beyond it is left out (None: no cap).
     """
 
     def __init__(
         self,
         recipe: Recipe,
         experiment: Experiment,
-        splits: Mapping[str, pipeline.Split],
+        splits: Mapping[str, Split],
         train_examples: int | None = None,
         time_fraction: float | None = None,
     ):
@@ -61,6 +63,7 @@ class Rounds:
         views = {k: v for k, v in self.recipe.views.items() if k in ("size", "mean", "std")}
         images = [f"{part} {len(self.splits[part])}" for part in ("train", split)]
         context = [data, views, self.recipe.eval_views, *images]
+        context += [self.recipe.input["canvas"], setup.compute_dtype(self.recipe.precision)]
         return evaluators.protocol(name, self.recipe.evaluators[name], context)
 
     def run(self, state, split: str) -> dict[str, float]:
@@ -87,7 +90,7 @@ class Rounds:
         """Global batches of a split, in order, once."""
         return self._batches(self.splits[split], self.recipe.batch_size)
 
-    def _batches(self, split: pipeline.Split, batch_size: int):
+    def _batches(self, split: Split, batch_size: int):
         settings = {
             key: value for key, value in self.recipe.input.items() if key not in TRAINING_ONLY
         }
@@ -121,7 +124,7 @@ class Rounds:
         return images, labels, logits, self.splits[split].info.names
 
 
-def balanced(split: pipeline.Split, examples: int) -> pipeline.Split:
+def balanced(split: Split, examples: int) -> Split:
     """About so many examples of a split, the same share of every class."""
     if examples >= len(split):
         return split

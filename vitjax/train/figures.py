@@ -82,9 +82,10 @@ def draw_predictions(
         guess = int(probability.argmax())
         right = guess == label
         axes.imshow(image, interpolation="nearest")
-        text = f"{names[guess]} {100 * probability[guess]:.0f}%"
+        title = f"{names[guess]} {100 * probability[guess]:.0f}%"
+        title = title if right else f"{title}\nnot {names[label]}"
         axes.set_title(
-            text if right else f"{text}\nnot {names[label]}",
+            title.replace("$", r"\$"),  # matplotlib would take it for mathematics
             fontsize=8,
             color="black" if right else "#b3001b",
             fontweight="normal" if right else "bold",

@@ -7,10 +7,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vitjax import checkpoint
-from vitjax import config as config_lib
 from vitjax.sharding import mesh as mesh_lib
-from vitjax.train import figures, report, setup, start
-from vitjax.train import recipe as recipe_lib
+from vitjax.train import figures, report, start
 from vitjax.train.clock import Clock
 from vitjax.train.evaluate import Rounds
 from vitjax.train.guard import Preemption
@@ -30,15 +28,8 @@ def run(config, workdir) -> dict[str, float]:
     Raises ValueError (one line) for what the user can mend, and Preempted after a signal.
     """
     settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    recipe = recipe_lib.read(settings)
-    start.check(recipe)
-    mesh = config_lib.call(mesh_lib.make_mesh, recipe.mesh, "mesh", devices=jax.devices())
-    splits = start.open_splits(recipe)
+    recipe, mesh, splits, experiment, every, rounds, keep = start.prepare(settings)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-        experiment = setup.build(recipe, mesh, train_examples=len(splits["train"]))
-        setup.trace(recipe, experiment)
-        every, evaluate, keep = setup.intervals(recipe, len(splits["train"]))
-        rounds = Rounds(recipe, experiment, splits, **evaluate)
         folder = Workdir(workdir, settings)
         stack.callback(folder.close)
         checkpoints = checkpoint.Checkpoints(folder.path / "checkpoints", **keep)
@@ -57,6 +48,12 @@ def run(config, workdir) -> dict[str, float]:
         terminal.line(report.parameter_table(state.params))
         terminal.line(report.headline(recipe, experiment, splits, first))
         reporter = report.Reporter(writer, terminal, clock, every.log, last)
+        # A run that was told to leave, or failed, as a round was due makes up for it.
+        missed = (
+            first > 0 and every.due("evaluate", first, last) and rounds.affordable(first == last)
+        )
+        if missed and not on_record(writer.history, "eval/validation/", first):
+            validate(first, state, rounds, reporter)
 
         with Preemption() as preemption:
             for step in range(first + 1, last + 1):
@@ -79,10 +76,13 @@ def run(config, workdir) -> dict[str, float]:
                 with clock.phase("step"):
                     reporter.flush()
                 results = {}
-                if evaluate:
-                    with clock.phase("evaluate"):
-                        results = rounds.run(state, "validation")
-                    reporter.evaluation(step, "validation", results)
+                try:
+                    if evaluate:
+                        results = validate(step, state, rounds, reporter)
+                except Exception:  # the round is lost, not what was learned
+                    if jax.process_count() == 1:  # of several, others may not have failed
+                        checkpoints.save(step, state, batches.get_state(), {})
+                    raise
                 if save:
                     reporter.log(step)
                     with clock.phase("save"):
@@ -94,12 +94,28 @@ def run(config, workdir) -> dict[str, float]:
         return finish(state, rounds, reporter, folder.path, last)
 
 
+def validate(step: int, state, rounds: Rounds, reporter: report.Reporter) -> dict:
+    """One round on the validation split."""
+    with reporter.clock.phase("evaluate"):
+        results = rounds.run(state, "validation")
+    reporter.evaluation(step, "validation", results)
+    return results
+
+
+def on_record(history: list[dict], prefix: str, step: int | None = None) -> bool:
+    """Whether there is a number of such a name, at this step or at any.
+
+    Only process 0 has read the history of a run that goes on: it tells the others.
+    """
+    rows = [row for row in history if step is None or row["step"] == step]
+    found = any(name.startswith(prefix) for row in rows for name in row)
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(found)))
+
+
 def finish(state, rounds: Rounds, reporter: report.Reporter, workdir, last: int) -> dict:
     """The test split, touched once in the life of a run; then the figures and the last table."""
     history = reporter.writer.history
-    done = any(name.startswith("eval/test/") for row in history for name in row)
-    # Only process 0 has read the history of a run that goes on.
-    done = bool(multihost_utils.broadcast_one_to_all(np.asarray(done)))
+    done = on_record(history, "eval/test/")
     if rounds.recipe.evaluators and "test" in rounds.splits and not done:
         reporter.evaluation(last, "test", rounds.run(state, "test"))
     sheet = rounds.sheet(state, "validation")

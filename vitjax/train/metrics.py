@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Writer:
 
         Raises OSError, naming the file, on a full disk.
         """
+        values = {name: _finite(value) for name, value in values.items()}
         row = {"step": step} | values
         self.history.append(row)
         if self._lines is None:
@@ -58,6 +60,11 @@ class Writer:
                 self._lines.close()
         if self._board is not None:
             self._board.close()
+
+
+def _finite(value):
+    """JSON has no word for what is not finite: None."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(file: Path) -> list[dict]:

@@ -23,8 +23,8 @@ class Recipe:
 
     batch_size: images per update, over all devices. One of steps, epochs, examples: the length of
     the run.
-    encoder, objective: see models and objectives. data: which images (data.open_splits). input: how
-    they are read (canvas in pixels, threads, workers, bad_share). views, eval_views:
+    encoder, objective: see models and objectives. data: which images (data.splits.open_splits).
+    input: how they are read (canvas in pixels, threads, workers, bad_share). views, eval_views:
     ops.augment.train_views, eval_views.
     optimizer: optim.create; its schedule takes warmup_steps, warmup_epochs or warmup_examples.
     evaluate: every_<unit>, train_examples (of the train split that probes may see). evaluators:

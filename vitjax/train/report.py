@@ -102,13 +102,14 @@ def headline(recipe, experiment, splits, first: int) -> str:
 
 
 def parameter_table(params) -> str:
-    """Name, shape, size, mean and standard deviation of every parameter (clu's overview)."""
+    """Name, shape, size and, in one process, mean and deviation of every parameter (by clu)."""
     try:
         overview = importlib.import_module("clu.parameter_overview")
     except ImportError as error:
         logging.warning("no parameter table: %s", error)
         return f"{count(params):,} parameters"
-    return overview.get_parameter_overview(params)
+    # Statistics fetch every parameter: not where other processes hold a part of it.
+    return overview.get_parameter_overview(params, include_stats=jax.process_count() == 1)
 
 
 def count(params) -> int:

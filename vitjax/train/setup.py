@@ -67,10 +67,9 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
     steps = run_steps(recipe, train_examples)
     dtype = compute_dtype(recipe.precision)
     size = recipe.views.get("size")
-    if not isinstance(size, int) or size < 1:
-        raise config_lib.ConfigError(
-            f"config key views.size={size!r}: give the image size in pixels"
-        )
+    for key, pixels in {"views.size": size, "input.canvas": recipe.input.get("canvas")}.items():
+        if not isinstance(pixels, int) or pixels < 1:
+            raise config_lib.ConfigError(f"config key {key}={pixels!r}: give a number of pixels")
     encoder = config_lib.call_named(models.ENCODERS, recipe.encoder, "encoder", dtype=dtype)
     objective = config_lib.call_named(
         objectives.OBJECTIVES, recipe.objective, "objective", encoder=encoder, image_size=size
@@ -130,8 +129,8 @@ def trace(recipe: Recipe, experiment: Experiment) -> None:
 
 
 def run_steps(recipe: Recipe, train_examples: int) -> int:
-    """Length of the run in steps; one of steps, epochs, examples says it."""
-    lengths = {unit: getattr(recipe, unit) for unit in config_lib.DURATIONS}
+    """Length of the run in steps; one of steps, epochs, examples says it, the others may be 0."""
+    lengths = {unit: getattr(recipe, unit) or None for unit in config_lib.DURATIONS}
     steps, _ = config_lib.steps_of(
         lengths, "", "", batch_size=recipe.batch_size, examples=train_examples
     )

@@ -1,12 +1,18 @@
 """Where a run begins: its data, and its own checkpoint, another run's weights, or nothing."""
 
+from typing import NamedTuple
+
 import jax
 from absl import logging
+from jax.sharding import Mesh
 
 from vitjax import checkpoint, evaluators
 from vitjax import config as config_lib
 from vitjax.data import pipeline, sources
+from vitjax.data import splits as splits_lib
 from vitjax.lookup import lookup
+from vitjax.sharding import mesh as mesh_lib
+from vitjax.train import recipe as recipe_lib
 from vitjax.train import setup
 from vitjax.train.evaluate import Rounds
 from vitjax.train.recipe import Recipe
@@ -16,23 +22,61 @@ from vitjax.train.state import State
 STREAM = ("split", "batch_size", "seed", "start", "process_index", "process_count")
 
 
+class Prepared(NamedTuple):
+    """All that a config asks for. keep: what its `checkpoint` says beside the interval."""
+
+    recipe: Recipe
+    mesh: Mesh
+    splits: dict[str, splits_lib.Split]
+    experiment: Experiment
+    every: setup.Intervals
+    rounds: Rounds
+    keep: dict
+
+
+def prepare(settings: dict) -> Prepared:
+    """Everything that can be wrong with a config is found here, before anything is written.
+
+    settings: the config as a plain dict. Raises ValueError of one line.
+    """
+    with config_lib.one_line():
+        recipe = recipe_lib.read(settings)
+        check(recipe)
+        mesh = config_lib.call(mesh_lib.make_mesh, recipe.mesh, "mesh", devices=jax.devices())
+        splits = open_splits(recipe)
+        with jax.set_mesh(mesh):
+            experiment = setup.build(recipe, mesh, train_examples=len(splits["train"]))
+            setup.trace(recipe, experiment)
+        every, evaluate, keep = setup.intervals(recipe, len(splits["train"]))
+        rounds = Rounds(recipe, experiment, splits, **evaluate)
+    return Prepared(recipe, mesh, splits, experiment, every, rounds, keep)
+
+
 def check(recipe: Recipe) -> None:
-    """Raise ValueError for a key that nothing will read, before anything is written."""
+    """Raise ValueError for a key that nothing will read, or a number that will not be there."""
     source = config_lib.named(sources.SOURCES, recipe.data, "data")
-    config_lib.check(pipeline.open_splits, recipe.data, "data", given=("split",), beyond=source)
+    config_lib.check(splits_lib.open_splits, recipe.data, "data", given=("split",), beyond=source)
     config_lib.check(pipeline.train_batches, recipe.input, "input", given=STREAM)
     for name, settings in recipe.evaluators.items():
-        run = lookup(evaluators.EVALUATORS, name, "config key evaluators").run
-        config_lib.check(run, settings, f"evaluators.{name}", given=("train", "validation"))
+        evaluator = lookup(evaluators.EVALUATORS, name, "config key evaluators")
+        given = ("train", "validation")
+        config_lib.check(evaluator.run, settings, f"evaluators.{name}", given=given)
+        evaluator.check(**evaluators.resolve(name, settings))
     _, rounds, keep = setup.intervals(recipe, recipe.batch_size)
     config_lib.check(Rounds, rounds, "evaluate", given=("recipe", "experiment", "splits"))
     config_lib.check(checkpoint.Checkpoints, keep, "checkpoint", given=("directory",))
+    best, names = keep.get("best"), [f"eval/validation/{name}" for name in recipe.evaluators]
+    if best is not None and best.rpartition("/")[0] not in names:
+        raise config_lib.ConfigError(
+            f"config key checkpoint.best={best!r} is no number of an evaluator of this config: "
+            f"those begin with {', '.join(names) or 'nothing, there is none'}"
+        )
 
 
-def open_splits(recipe: Recipe) -> dict[str, pipeline.Split]:
+def open_splits(recipe: Recipe) -> dict[str, splits_lib.Split]:
     """{"train", "validation", "test"}: the splits that `data` names. Raises ValueError where the
     data set has other classes than the objective."""
-    splits = pipeline.open_splits(**recipe.data)
+    splits = splits_lib.open_splits(**recipe.data)
     classes = splits["train"].info.classes
     if "classes" in recipe.objective and recipe.objective["classes"] != classes:
         raise config_lib.ConfigError(
@@ -42,7 +86,7 @@ def open_splits(recipe: Recipe) -> dict[str, pipeline.Split]:
     return splits
 
 
-def open_batches(recipe: Recipe, split: pipeline.Split, position: dict | None):
+def open_batches(recipe: Recipe, split: splits_lib.Split, position: dict | None):
     """The stream of training batches, this process's rows. position: from a checkpoint."""
     batches = pipeline.train_batches(
         split,
@@ -76,12 +120,13 @@ def first_state(
 def adopt(path: str, state: State, target: State) -> State:
     """Start from the encoder of another run, and from its head where that fits.
 
-    Where the other run kept an average of its weights, the average is taken. Differences are logged
-    by name. Raises ValueError, naming them, where one is in the encoder.
+    Where the other run kept averages of its weights and statistics, these are taken. Differences
+    are logged by name. Raises ValueError, naming them, where one is in the encoder.
     """
+    stats = target.extra["stats"]
     wanted = {
         "params": target.params,
-        "extra": {"stats": target.extra["stats"], "ema": target.params},
+        "extra": {"stats": stats, "ema": target.params, "ema_stats": stats},
     }
     arrays, differences = checkpoint.restore_parameters(path, wanted)
     # The average is there or not; what else the other objective kept is none of ours.
@@ -104,9 +149,9 @@ def adopt(path: str, state: State, target: State) -> State:
         return next(a for a in candidates if not isinstance(a, jax.ShapeDtypeStruct))
 
     params = jax.tree.map(choose, arrays["extra"]["ema"], arrays["params"], state.params)
-    extra = dict(state.extra) | {
-        "stats": jax.tree.map(choose, arrays["extra"]["stats"], state.extra["stats"])
-    }
+    found = arrays["extra"]
+    stats = jax.tree.map(choose, found["ema_stats"], found["stats"], state.extra["stats"])
+    extra = dict(state.extra) | {"stats": stats}
     if "ema" in extra:  # copies: one buffer in two places could not be donated to the step
         start = {"ema": params, "ema_stats": extra["stats"]}
         extra |= jax.tree.map(lambda array: array.copy(), start)

@@ -16,7 +16,7 @@ class Terminal:
 
     def __init__(self, steps: int, first: int):
         self.steps, self.first = steps, first
-        self.console = Console(stderr=True, quiet=jax.process_index() != 0)
+        self.console = Console(stderr=True, quiet=jax.process_index() != 0, markup=False)
         self._started = self._said = time.perf_counter()
         self._bar = self._task = None
         if self.console.is_terminal and jax.process_index() == 0:
@@ -49,11 +49,12 @@ class Terminal:
     def line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def table(self, title: str, rows: dict[str, float]) -> None:
-        """One table per evaluation: a number a row."""
+    def table(self, title: str, rows: dict[str, float | str | None]) -> None:
+        """One table per evaluation: a number a row; None: it was not finite."""
         table = Table(title=title, title_justify="left", show_header=False)
         for name, value in rows.items():
-            table.add_row(name, value if isinstance(value, str) else f"{value:,.4g}")
+            number = "not finite" if value is None else value
+            table.add_row(name, f"{number:,.4g}" if isinstance(number, float) else str(number))
         self.console.print(table)
 
     def close(self) -> None:

@@ -1,0 +1,98 @@
+"""The splits of a data set: some examples of a source each."""
+
+import dataclasses
+
+import numpy as np
+
+from vitjax.data import sources, subset
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Some examples of a source, in order. indices: into the source, None for all of it."""
+
+    source: sources.Source
+    indices: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.source) if self.indices is None else len(self.indices)
+
+    def __getitem__(self, index):
+        return self.source[self._at(index)]
+
+    def key(self, index):
+        """The lasting name of an example."""
+        return self.source.key(self._at(index))
+
+    @property
+    def labels(self):
+        """int32 [len(self)]."""
+        return self.source.labels if self.indices is None else self.source.labels[self.indices]
+
+    @property
+    def info(self):
+        """Names of the data set and its classes."""
+        return self.source.info
+
+    def select(self, indices):
+        """The examples at these indices of this split."""
+        return Split(self.source, indices if self.indices is None else self.indices[indices])
+
+    def keys(self):
+        """The names of all examples."""
+        return [self.key(index) for index in range(len(self))]
+
+    def _at(self, index):
+        return index if self.indices is None else int(self.indices[index])
+
+
+def open_splits(
+    name,
+    *,
+    train="train",
+    test="test",
+    validation=None,
+    minival=0.1,
+    fraction=1.0,
+    **settings,
+):
+    """Opens the splits of a data set. Returns {"train": Split, "validation": ..., "test": ...}.
+
+    train, test, validation: names of splits of the source; test=None leaves it out. Without a
+    validation split, the share `minival` of the training split is held out as one, the same for
+    every fraction; minival=0 leaves it out. fraction: the share of what is left to train on.
+    Both are class-balanced, see subset.py. settings: those of the source, see sources.SOURCES.
+    Raises ValueError where a class of another split has no training images.
+    """
+    splits = {"train": Split(sources.create(name, train, **settings))}
+    if validation is not None:
+        splits["validation"] = Split(sources.create(name, validation, **settings))
+    elif minival:
+        whole = splits["train"]
+        left, out = subset.holdout(whole.keys(), whole.labels, minival)
+        if not len(out):
+            raise ValueError(
+                f"data.minival={minival} of {len(whole)} examples of {train!r} is none: raise it, "
+                f"name a split in data.validation, or set data.minival=0"
+            )
+        splits["train"], splits["validation"] = whole.select(left), whole.select(out)
+    if fraction != 1:
+        whole = splits["train"]
+        splits["train"] = whole.select(subset.subset(whole.keys(), whole.labels, fraction))
+    if test is not None:
+        splits["test"] = Split(sources.create(name, test, **settings))
+    _require_trained_classes(splits)
+    return splits
+
+
+def _require_trained_classes(splits):
+    """Raises ValueError where another split shows a class that the training split lacks."""
+    trained = np.unique(splits["train"].labels)
+    for part, split in splits.items():
+        lacking = np.setdiff1d(split.labels, trained)
+        if len(lacking):
+            names = ", ".join(split.info.names[label] for label in lacking[:5])
+            raise ValueError(
+                f"no training images of {len(lacking)} classes that are in the {part} split "
+                f"({names}): add some, or change data.train"
+            )
