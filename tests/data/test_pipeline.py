@@ -188,17 +188,17 @@ def test_unreadable_images_give_way_to_the_next_readable_one(batches, workers, c
 def test_one_unreadable_image_ends_no_run_unless_none_is_allowed():
     split = Split(Arrays(N, broken=[4]))
     assert len(stream(split)) == STEPS
-    with pytest.raises(ValueError, match=r"1 of 23 examples.*data\.bad_share=0 .*arrays/4$"):
+    with pytest.raises(ValueError, match=r"1 of 23 examples.*input\.bad_share=0 .*arrays/4$"):
         stream(split, bad_share=0)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_too_many_unreadable_images_end_the_run_in_one_line(workers):
     split = Split(Arrays(N, broken=range(2, 9)))
-    with pytest.raises(ValueError, match=r"of 23 examples of arrays .*data\.bad_share") as error:
+    with pytest.raises(ValueError, match=r"of 23 examples of arrays .*input\.bad_share") as error:
         stream(split, bad_share=0.1, workers=workers)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"data\.bad_share"):
+    with pytest.raises(ValueError, match=r"input\.bad_share"):
         list(eval_batches(split, batch_size=B, canvas=S, bad_share=0.1))
 
 
