@@ -3,6 +3,7 @@
 import fcntl
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,7 @@ class Workdir:
     def __init__(self, path, settings: dict):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        settings = json.loads(
-            json.dumps(settings)
-        )  # tuples become lists, as they will be read back
+        settings = json.loads(json.dumps(settings))  # tuples become lists, as they are read back
         self._lock = None
         if jax.process_index() == 0:
             self._lock = (self.path / "lock").open("w")
@@ -66,6 +65,7 @@ def environment() -> dict:
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
             "processes": jax.process_count(),
+            "cpu_cores": os.cpu_count(),
         },
         "commit": _commit(),
     }
