@@ -243,7 +243,7 @@ def test_a_class_to_be_tested_has_to_be_trained(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         for i in range(2):
             (tmp_path / name / f"{i}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no training images of 1 classes .*test split \(bee\)"):
+    with pytest.raises(ValueError, match=r"no images in 'train' of 1 classes .*\(bee\)"):
         open_splits("folder", path=tmp_path, minival=0)
 
 

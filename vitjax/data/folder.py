@@ -50,6 +50,7 @@ class FolderSource:
         names = tuple(sorted({_class(name, depth) for name in images}))
         numbers = {name: number for number, name in enumerate(names)}
         self.labels = np.array([numbers[name] for name in classes], np.int32)
+        self.lacking = tuple(name for name in names if name not in set(classes))
         self.info = Info(pathlib.Path(path).name.split(".")[0], names, licence)
 
     def __len__(self):

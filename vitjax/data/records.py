@@ -24,6 +24,8 @@ class RecordSource:
     as "train[:50%]". `make` is the command that prepares the data set, for error messages.
     """
 
+    lacking = ()  # to count the classes, every record would be read
+
     def __init__(self, builder, split, make):
         features, name = builder.info.features, builder.info.full_name
         for feature, kind in (("image", tfds.features.Image), ("label", tfds.features.ClassLabel)):

@@ -15,6 +15,7 @@ class Source(Protocol):
 
     info: Info
     labels: np.ndarray  # int32 [len(self)]
+    lacking: tuple[str, ...]  # classes that have no image here, where that is known for nothing
 
     def __len__(self) -> int: ...
 

@@ -62,9 +62,15 @@ def open_splits(
     validation split, the share `minival` of the training split is held out as one, the same for
     every fraction; minival=0 leaves it out. fraction: the share of what is left to train on.
     Both are class-balanced, see subset.py. settings: those of the source, see sources.SOURCES.
-    Raises ValueError where a class of another split has no training images.
+    Raises ValueError where a class is known to have no training images.
     """
     splits = {"train": Split(sources.create(name, train, **settings))}
+    lacking = splits["train"].source.lacking
+    if lacking:
+        raise ValueError(
+            f"no images in {train!r} of {len(lacking)} classes of other splits "
+            f"({', '.join(lacking[:5])}): add some, or change data.train"
+        )
     if validation is not None:
         splits["validation"] = Split(sources.create(name, validation, **settings))
     elif minival:
@@ -81,18 +87,4 @@ def open_splits(
         splits["train"] = whole.select(subset.subset(whole.keys(), whole.labels, fraction))
     if test is not None:
         splits["test"] = Split(sources.create(name, test, **settings))
-    _require_trained_classes(splits)
     return splits
-
-
-def _require_trained_classes(splits):
-    """Raises ValueError where another split shows a class that the training split lacks."""
-    trained = np.unique(splits["train"].labels)
-    for part, split in splits.items():
-        lacking = np.setdiff1d(split.labels, trained)
-        if len(lacking):
-            names = ", ".join(split.info.names[label] for label in lacking[:5])
-            raise ValueError(
-                f"no training images of {len(lacking)} classes that are in the {part} split "
-                f"({names}): add some, or change data.train"
-            )
