@@ -128,9 +128,8 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(tmp_path, environment, 
     full = ["bash", "-c", f'ulimit -f {kib}; exec "$@"', "full"]
     done = run([*full, *longer], environment)
     assert done.returncode == 2
-    # Orbax's threads say much, but the last word is ours.
-    line = done.stderr.splitlines()[-1]
-    assert line.startswith("error: ") and lost in line and "could not be written" in line
+    lines = [line for line in done.stderr.splitlines() if "error: " in line and lost in line]
+    assert len(lines) == 1 and "could not be written" in lines[0]  # among what Orbax's threads say
     assert before <= set((workdir / "checkpoints").iterdir())
     done = run(longer, environment)
     assert done.returncode == 0 and "from step 4" in done.stderr
