@@ -13,7 +13,13 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from vitjax.ops.crop import center_crop, crop_resize, sample_box
+from vitjax.ops.crop import (
+    center_crop,
+    center_crop_maps,
+    center_crop_points,
+    crop_resize,
+    sample_box,
+)
 
 PILLOW = {"linear": Image.Resampling.BILINEAR, "cubic": Image.Resampling.BICUBIC}
 
@@ -202,3 +208,32 @@ def test_a_box_that_never_fits_falls_back_to_the_centre(height, width, box):
     rng = np.random.default_rng(0)
     want = [published_box(rng, height, width, area, ratio) == box for _ in range(400)]
     assert abs(fallbacks - np.mean(want)) < 0.1 and fallbacks > 0.5
+
+
+def test_maps_and_points_follow_the_image_through_the_evaluation_crop():
+    """A bright square, its mask and its centre stay together, whatever the shape of the image."""
+    S, size, crop_share = 40, 16, 0.8
+    rng = np.random.default_rng(0)
+    images = np.zeros((3, S, S, 3), np.uint8)
+    masks, points = np.zeros((3, S, S), np.uint8), np.zeros((3, 2, 3), np.float32)
+    sizes = np.array([[40, 28], [22, 36], [31, 31]], np.int32)
+    for i, (height, width) in enumerate(sizes):
+        y, x = rng.integers(height // 3, height // 2), rng.integers(width // 3, width // 2)
+        images[i, y : y + 8, x : x + 8], masks[i, y : y + 8, x : x + 8] = 255, 7
+        points[i] = [[y + 4, x + 4, 1], [0.5, 0.5, 1]]
+    batch = {"image": images, "size": sizes}
+    seen = np.asarray(center_crop(batch, size, crop_share, "linear"))[..., 0]
+    mask = np.asarray(center_crop_maps(masks, sizes, size, crop_share))
+    assert set(np.unique(mask)) == {0, 7}
+    assert ((mask == 7) == (seen > 127)).mean() > 0.97  # but for pixels at the edge
+    moved = np.asarray(center_crop_points(points, sizes, size, crop_share))
+    for i in range(3):
+        y, x = (np.nonzero(mask[i])[dim].mean() + 0.5 for dim in (0, 1))
+        np.testing.assert_allclose(moved[i, 0], [y, x, 1], atol=0.6)
+    np.testing.assert_array_equal(moved[:, 1, 2], 0)  # the corner is cut off
+
+
+def test_a_map_of_the_right_size_comes_back_bit_for_bit():
+    rng = np.random.default_rng(0)
+    maps, sizes = rng.integers(0, 9, (2, 16, 16), np.uint8), np.full((2, 2), 16, np.int32)
+    np.testing.assert_array_equal(center_crop_maps(maps, sizes, 16, 1.0), maps)

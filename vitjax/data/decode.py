@@ -27,7 +27,16 @@ def decode(data, canvas):
     height and width of the image in it. Orientation tags are ignored and transparency is
     dropped. Raises UnreadableImage.
     """
-    pixels = _from_array(data) if isinstance(data, np.ndarray) else _from_bytes(data)
+    return on_canvas(read(data), canvas)
+
+
+def read(data):
+    """The pixels of an image, uint8 [H, W, 3]; data as in `decode`. Raises UnreadableImage."""
+    return _from_array(data) if isinstance(data, np.ndarray) else _from_bytes(data)
+
+
+def on_canvas(pixels, canvas):
+    """Pixels uint8 [H, W, 3] on a canvas: what `decode` returns."""
     pixels = _shrink(pixels, canvas)
     height, width = pixels.shape[:2]
     image = np.zeros((canvas, canvas, 3), np.uint8)

@@ -5,11 +5,13 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """A data set in words: its name, the names of its classes in label order, its licence."""
+    """A data set in words: its name, the names of its classes in label order, its licence, the
+    names of its key points."""
 
     name: str
     names: tuple[str, ...]
     licence: str
+    points: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:

@@ -18,7 +18,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from vitjax.data.decode import UnreadableImage, decode
+from vitjax.data import annotations
+from vitjax.data.decode import UnreadableImage, on_canvas, read
 from vitjax.data.order import example_at
 from vitjax.data.splits import Split
 from vitjax.data.unreadable import Unreadable, allowed
@@ -45,12 +46,15 @@ def _empty_batch(rows, canvas):
 
 
 def _fill(batch, row, split, index, epoch, canvas):
-    """Writes one example into its row; an UnreadableImage leaves the row as it was."""
+    """Writes one example into its row; an UnreadableImage leaves the row as it was. Returns the
+    example, and its height and width as it was stored."""
     example = split[index]
-    batch["image"][row], batch["size"][row] = decode(example["image"], canvas)
+    pixels = read(example["image"])
+    batch["image"][row], batch["size"][row] = on_canvas(pixels, canvas)
     batch["label"][row] = example["label"]
     batch["index"][row] = index
     batch["epoch"][row] = epoch
+    return example, pixels.shape[:2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +234,7 @@ class _Pass:
     canvas: int
     process_index: int
     process_count: int
+    annotated: bool
 
     def __call__(self, step):
         positions = local_positions(
@@ -240,13 +245,18 @@ class _Pass:
             process_count=self.process_count,
         )
         batch, unreadable = _empty_batch(len(positions), self.canvas), []
+        known = {}
+        if self.annotated:
+            known = annotations.empty(self.split.source, len(positions), self.canvas)
         for row, index in enumerate(positions):
             if index < len(self.split):
                 try:
-                    _fill(batch, row, self.split, index, 0, self.canvas)
+                    example, shape = _fill(batch, row, self.split, index, 0, self.canvas)
                 except UnreadableImage:
                     unreadable.append(index)
-        return batch | {"unreadable": np.array(unreadable, np.int64)}
+                    continue
+                annotations.fill(known, row, example, shape, batch["size"][row])
+        return batch | known | {"unreadable": np.array(unreadable, np.int64)}
 
 
 def eval_batches(
@@ -258,15 +268,18 @@ def eval_batches(
     process_count=1,
     threads=4,
     bad_share=0.01,
+    annotated=False,
 ):
     """Every example of a split once, in order: the rows of this process.
 
-    Arguments and batches as in `train_batches`. Every process yields the same number of batches;
-    the last ones are filled up with padding rows: label -1, black, size that of the canvas. An
-    unreadable image is a padding row too, named in the log and counted against bad_share.
+    Arguments and batches as in `train_batches`. annotated: whether batches also hold what the
+    source knows of the pixels, in pixels of the canvas (see annotations.py). Every process
+    yields the same number of batches; the last ones are filled up with padding rows: label -1,
+    black, size that of the canvas. An unreadable image is a padding row too, named in the log and
+    counted against bad_share.
     """
     _check_sizes(split, batch_size, canvas, process_count, threads)
-    load = _Pass(split, batch_size, canvas, process_index, process_count)
+    load = _Pass(split, batch_size, canvas, process_index, process_count, annotated)
     return _evaluate(load, threads, bad_share)
 
 

@@ -22,12 +22,21 @@ class RecordSource:
 
     builder: a TFDS builder whose files are ArrayRecord. split: a split or sub-split of it, such
     as "train[:50%]". `make` is the command that prepares the data set, for error messages.
+    maps: {annotation: the feature that holds it}, see annotations.py.
     """
 
     lacking = ()  # to count the classes, every record would be read
 
-    def __init__(self, builder, split, make):
+    def __init__(self, builder, split, make, maps=None):
         features, name = builder.info.features, builder.info.full_name
+        self._maps = maps or {}
+        self.annotations = tuple(self._maps)
+        for kind, feature in self._maps.items():
+            if feature not in features:
+                raise ValueError(
+                    f"TFDS data set {name} has no feature {feature!r}, only "
+                    f"{', '.join(sorted(features))}: change data.{kind}"
+                )
         for feature, kind in (("image", tfds.features.Image), ("label", tfds.features.ClassLabel)):
             if feature not in features or not isinstance(features[feature], kind):
                 raise ValueError(
@@ -61,7 +70,8 @@ class RecordSource:
 
     def __getitem__(self, index):
         record = self._records[index]
-        return {"image": record["image"], "label": int(record["label"])}
+        example = {"image": record["image"], "label": int(record["label"])}
+        return example | {kind: record[feature] for kind, feature in self._maps.items()}
 
     def key(self, index):
         return f"{self._split}/{index}"
@@ -90,11 +100,12 @@ def _save(path, array):
         os.replace(aside, path)
 
 
-def open_tfds(split, *, dataset, data_dir=None):
+def open_tfds(split, *, dataset, data_dir=None, mask=None, part=None, depth=None):
     """Any prepared TFDS classification data set.
 
     dataset: its TFDS name, such as "cifar10:3.0.2". data_dir: where TFDS keeps its data; None is
-    TFDS's own default ($TFDS_DATA_DIR or ~/tensorflow_datasets).
+    TFDS's own default ($TFDS_DATA_DIR or ~/tensorflow_datasets). mask, part, depth: the names of
+    the features that hold these maps, where it has some (see annotations.py).
     """
     place = data_dir or tfds.core.constants.DATA_DIR
     make = f"tfds build {dataset} --file_format=array_record --data_dir={place}"
@@ -105,7 +116,9 @@ def open_tfds(split, *, dataset, data_dir=None):
             f"TFDS data set {dataset!r} is not prepared in {place}: run `{make}`, or change "
             f"data.dataset or data.data_dir"
         ) from error
-    return RecordSource(builder, split, make)
+    maps = {"mask": mask, "part": part, "depth": depth}
+    maps = {kind: feature for kind, feature in maps.items() if feature is not None}
+    return RecordSource(builder, split, make, maps)
 
 
 def open_digits(split, *, split_by="random", data_dir=None):

@@ -16,11 +16,12 @@ class Source(Protocol):
     info: Info
     labels: np.ndarray  # int32 [len(self)]
     lacking: tuple[str, ...]  # classes that have no image here, where that is known for nothing
+    annotations: tuple[str, ...]  # what it knows of pixels, see annotations.py
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict:
-        """{"image": bytes of an image file or uint8 pixels, "label": int}."""
+        """{"image": bytes of an image file or uint8 pixels, "label": int}, and the annotations."""
 
     def key(self, index: int) -> str:
         """The lasting name of an example, for hashes and messages."""

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 
 from vitjax.ops import colour
 from vitjax.ops.colour import IMAGENET_MEAN, IMAGENET_STD, normalize
-from vitjax.ops.crop import KERNELS, center_crop, crop_resize, pad_crop, random_resized_crop
+from vitjax.ops.crop import (
+    KERNELS,
+    center_crop,
+    center_crop_maps,
+    center_crop_points,
+    crop_resize,
+    pad_crop,
+    random_resized_crop,
+)
 from vitjax.ops.mix import mix, random_erasing
 
 # Folded into an example's key. To renumber them is to change every run: append only.
@@ -106,8 +114,30 @@ def eval_views(
     """{"image": [B, size, size, 3] of `dtype`, "label": int32 [B]}: `center_crop`, normalised."""
     _check_common(size, method, mean, std, dtype)
     _expect(0 < crop <= 1, "crop", crop, "a number in (0, 1]")
-    images = center_crop(batch, size, crop, method, antialias) / 255.0
-    return {"image": normalize(images, mean, std).astype(dtype), "label": batch["label"]}
+    images = center_crop(batch, size, crop, method, antialias)
+    return {"image": cropped_view(images, mean, std, dtype), "label": batch["label"]}
+
+
+def cropped_view(images, mean=IMAGENET_MEAN, std=IMAGENET_STD, dtype="float32"):
+    """Images that are cropped already, float32 [B, size, size, 3] in 0..255, as `eval_views`."""
+    return normalize(images / 255.0, mean, std).astype(dtype)
+
+
+def eval_crop(batch, *, size, crop=0.875, method="cubic", antialias=True):
+    """The images of `eval_views` before they are normalised, and what is known of their pixels.
+
+    Returns {"image": uint8 [B, size, size, 3], "label", "index"} and, where the batch has them,
+    mask, part and depth [B, size, size] (nearest pixel) and points [B, K, 3] in pixels of the crop.
+    """
+    images = center_crop(batch, size, crop, method, antialias)
+    out = {"image": jnp.round(images).astype(jnp.uint8)}
+    out |= {name: batch[name] for name in ("label", "index")}
+    for name in ("mask", "part", "depth"):
+        if name in batch:
+            out[name] = center_crop_maps(batch[name], batch["size"], size, crop)
+    if "points" in batch:
+        out["points"] = center_crop_points(batch["points"], batch["size"], size, crop)
+    return out
 
 
 def _expect(condition, key, given, expected):

@@ -173,6 +173,14 @@ def _half(n):
     return n // 2 + (n % 2) * (n // 2 % 2)
 
 
+def center_geometry(true_size, size, crop):
+    """(resized, offset), int32 [2] each: shorter side to round(size / crop), then the centre."""
+    resize = round(size / crop)
+    # A row that pads a batch may have size 0: XLA's n // 0 is -1, which gives a black image.
+    resized = resize * true_size // true_size.min()
+    return resized, _half(resized - size)
+
+
 def center_crop(batch, size, crop=0.875, method="cubic", antialias=True):
     """The evaluation transform: shorter side to round(size / crop), then the centre.
 
@@ -180,21 +188,53 @@ def center_crop(batch, size, crop=0.875, method="cubic", antialias=True):
     [B, size, size, 3] in 0..255: torchvision's Resize + CenterCrop on a Pillow image up to Pillow's
     rounding. Smaller images are enlarged. With crop 1 an image of this size comes back bit for bit.
     """
-    resize = round(size / crop)
 
     def one(image, true_size):
-        # A row that pads a batch may have size 0: XLA's n // 0 is -1, which gives a black image.
-        resized = resize * true_size // true_size.min()
+        resized, offset = center_geometry(true_size, size, crop)
         return window(
             image,
             size,
             start=(0, 0),
             length=true_size,
             resized=resized,
-            offset=_half(resized - size),
+            offset=offset,
             flip=False,
             method=method,
             antialias=antialias,
         )
 
     return jax.vmap(one)(batch["image"], batch["size"])
+
+
+def center_crop_maps(maps, true_sizes, size, crop=0.875):
+    """Maps of numbers [B, S, S] as `center_crop` would have them, nearest pixel: [B, size, size].
+
+    true_sizes: int32 [B, 2]. Beyond the image stands the value of its map's last pixel.
+    """
+
+    def one(values, true_size):
+        resized, offset = center_geometry(true_size, size, crop)
+
+        def places(dim):
+            j = jnp.clip(jnp.arange(size) + offset[dim], 0, resized[dim] - 1)
+            scale = true_size[dim].astype(jnp.float32) / resized[dim].astype(jnp.float32)
+            place = jnp.floor((j.astype(jnp.float32) + 0.5) * scale).astype(jnp.int32)
+            return jnp.clip(place, 0, true_size[dim] - 1)
+
+        return values[places(0)[:, None], places(1)[None, :]]
+
+    return jax.vmap(one)(maps, true_sizes)
+
+
+def center_crop_points(points, true_sizes, size, crop=0.875):
+    """Points (y, x, visible) [B, K, 3] in pixels, as `center_crop` would have them; what falls
+    outside of the crop is not visible."""
+
+    def one(points, true_size):
+        resized, offset = center_geometry(true_size, size, crop)
+        scale = resized.astype(jnp.float32) / true_size.astype(jnp.float32)
+        place = points[:, :2] * scale[None, :] - offset.astype(jnp.float32)[None, :]
+        inside = ((place >= 0) & (place < size)).all(axis=1)
+        return jnp.concatenate([place, jnp.where(inside, points[:, 2], 0.0)[:, None]], axis=1)
+
+    return jax.vmap(one)(points, true_sizes)
