@@ -50,8 +50,30 @@ def test_every_encoder_gives_the_same_fields(name, settings, train):
     assert set(features.layers) == set(wanted)
     assert features.layers[wanted[0]].shape == features.patches.shape
     assert all(map.ndim == 4 and map.shape[0] == 2 for map in features.layers.values())
+    widths = {name: map.shape[-1] for name, map in features.layers.items()}
+    assert {name: vector.shape for name, vector in features.vectors.items()} == {
+        name: (2, width) for name, width in widths.items()
+    }
     assert jax.tree.structure(stats) == jax.tree.structure(variables["stats"])
     assert isinstance(encoder.macs(32), int) and encoder.macs(32) > 0
+
+
+@pytest.mark.parametrize(("name", "settings"), [SMALL[0], SMALL[1], SMALL[3]])
+def test_the_vector_of_the_last_layer_is_what_is_pooled(name, settings):
+    encoder = models.create(name, **settings)
+    variables = jax.jit(lambda key: encoder.init(key, 16))(KEY)
+    wanted = encoder.layers[-2:]
+    images = jax.random.normal(KEY, (2, 16, 16, 3))
+    features, _ = jax.jit(functools.partial(encoder.apply, layers=wanted))(variables, images)
+    np.testing.assert_allclose(features.vectors[wanted[1]], features.pooled, atol=1e-5)
+    if name == "resnet":
+        for layer in wanted:
+            want = features.layers[layer].mean((1, 2))
+            np.testing.assert_allclose(features.vectors[layer], want, atol=1e-5)
+        return
+    # A fresh norm has scale 1 and offset 0: every vector before pooling has mean 0.
+    assert np.abs(np.asarray(features.vectors[wanted[0]]).mean(-1)).max() < 1e-5
+    assert np.abs(features.vectors[wanted[0]] - features.pooled).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -44,13 +44,7 @@ def test_a_forward_pass_is_the_equations_of_the_paper(fill):
     encoder = vit(pool="cls")
     variables = fill(encoder, H)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
-    patches = IMAGES.reshape(2, 2, 4, 3, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 6, 48)
-    x = patches @ p["embedding"]["kernel"].reshape(48, 16) + p["embedding"]["bias"]
-    omega = 10_000.0 ** (-np.arange(4) / 3)
-    y_angle, x_angle = (np.mgrid[:2, :3].reshape(2, 6, 1) * omega)[:, :]
-    waves = [np.sin(x_angle), np.cos(x_angle), np.sin(y_angle), np.cos(y_angle)]
-    x = x + np.concatenate(waves, axis=-1)
-    x = np.concatenate([np.broadcast_to(p["cls"], (2, 1, 16)), x], axis=1)
+    x = embed(p)
     for layer in range(3):
         x = block(x, jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["blocks"]))
     want = norm(x, p["norm"])
@@ -60,14 +54,34 @@ def test_a_forward_pass_is_the_equations_of_the_paper(fill):
     np.testing.assert_array_equal(got.patches.reshape(2, 6, 16), got.tokens[:, 1:])
 
 
-def block(x, p):
+def embed(p):
+    """IMAGES as tokens: what enters the first block, in float64."""
+    patches = IMAGES.reshape(2, 2, 4, 3, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 6, 48)
+    x = patches @ p["embedding"]["kernel"].reshape(48, 16) + p["embedding"]["bias"]
+    omega = 10_000.0 ** (-np.arange(4) / 3)
+    y_angle, x_angle = (np.mgrid[:2, :3].reshape(2, 6, 1) * omega)[:, :]
+    waves = [np.sin(x_angle), np.cos(x_angle), np.sin(y_angle), np.cos(y_angle)]
+    x = x + np.concatenate(waves, axis=-1)
+    if "cls" not in p:
+        return x
+    return np.concatenate([np.broadcast_to(p["cls"], (2, 1, 16)), x], axis=1)
+
+
+def project(x, p):
+    """Queries, keys and values of a block, each [B, H, N, D / H]."""
     y, a = norm(x, p["norm1"]), p["attention"]
-    q, k, v = (
+    return [
         np.einsum("bnd,dhe->bhne", y, a[name]["kernel"]) + a[name]["bias"][:, None]
         for name in ("query", "key", "value")
-    )
-    scores = np.exp(q @ k.swapaxes(2, 3) / np.sqrt(8))
-    heads = scores / scores.sum(-1, keepdims=True) @ v
+    ]
+
+
+def block(x, p, weights=None):
+    q, k, v = project(x, p)
+    if weights is None:
+        scores = np.exp(q @ k.swapaxes(2, 3) / np.sqrt(8))
+        weights = scores / scores.sum(-1, keepdims=True)
+    heads, a = weights @ v, p["attention"]
     x = x + np.einsum("bhne,hed->bnd", heads, a["out"]["kernel"]) + a["out"]["bias"]
     y = norm(x, p["norm2"]) @ p["mlp"]["up"]["kernel"] + p["mlp"]["up"]["bias"]
     y = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
@@ -149,6 +163,37 @@ def test_patches_are_a_set_but_for_their_positions(fill):
     variables["params"]["position_embedding"] = jnp.asarray(table)
     moved = run(encoder, variables, shuffled.reshape(2, H, W, 3))
     assert np.abs(moved.pooled - run(encoder, variables).pooled).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("settings", "prefix"), [({"pool": "cls"}, 1), ({"depth": 1}, 0), ({"dtype": "bfloat16"}, 0)]
+)
+def test_attention_of_the_last_block_is_flaxs_and_gives_its_output(settings, prefix, fill):
+    encoder = vit(**settings)
+    variables = fill(encoder, H)
+    got = jax.jit(encoder.attention)(variables, jnp.asarray(IMAGES))
+    assert encoder.prefix == prefix
+    assert got.shape == (2, 2, 6 + prefix, 6 + prefix) and got.dtype == jnp.float32
+    np.testing.assert_allclose(got.sum(-1), 1, atol=1e-6)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    x = embed(p)
+    blocks = [
+        jax.tree.map(lambda leaf, i=i: leaf[i], p["blocks"]) for i in range(len(encoder.layers))
+    ]
+    for before in blocks[:-1]:
+        x = block(x, before)
+    q, k, _ = (jnp.asarray(part.swapaxes(1, 2), jnp.float32) for part in project(x, blocks[-1]))
+    bfloat16 = "dtype" in settings
+    want = nn.dot_product_attention_weights(q, k)
+    np.testing.assert_allclose(got, want, atol=0.05 if bfloat16 else 1e-5)
+    tokens = norm(block(x, blocks[-1], np.asarray(got, np.float64)), p["norm"])
+    features = run(encoder, variables)
+    np.testing.assert_allclose(np.float32(features.tokens), tokens, atol=0.2 if bfloat16 else 2e-5)
+
+
+def test_an_encoder_without_attention_has_none():
+    resnet = models.create("resnet", variant="18")
+    assert resnet.attention is None and resnet.prefix == 0
 
 
 @pytest.mark.parametrize("pool", ["gap", "cls", "map"])

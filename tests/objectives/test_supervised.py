@@ -30,7 +30,7 @@ def encoder():
         pooled = (means - centre[None, :]) @ variables["params"]["kernel"]
         if key is not None:
             pooled = pooled + jax.random.normal(key, pooled.shape)
-        return Features(pooled, pooled[:, None, None, :], {}, pooled[:, None, :]), stats
+        return Features(pooled, pooled[:, None, None, :], {}, {}, pooled[:, None, :]), stats
 
     return SimpleNamespace(name="stand-in", width=D, stride=S, layers=(), init=init, apply=apply)
 

@@ -1,11 +1,12 @@
 """Attention against arithmetic nobody here wrote, in every shape it is used in."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.ops.attention import IMPLEMENTATIONS, attention
+from vitjax.ops.attention import IMPLEMENTATIONS, attention, attention_weights
 
 B, N, M, H, D = 2, 5, 7, 3, 4
 
@@ -60,6 +61,22 @@ def test_reference_and_its_gradients_are_those_of_jax_nn():
     want = value_and_grad(jax.nn.dot_product_attention)(q, k, v)
     got = value_and_grad(lambda *x: attention(*x, implementation="reference"))(q, k, v)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
+
+
+@pytest.mark.parametrize("bias_shape", [None, (H, N, M), (M,)])
+def test_weights_are_those_of_flax_and_give_back_the_output(bias_shape):
+    q, k, v = map(jnp.asarray, inputs())
+    bias = None
+    if bias_shape:
+        bias = jnp.asarray(np.random.default_rng(1).normal(size=bias_shape), jnp.float32)
+    got = attention_weights(q, k, bias=bias)
+    whole = None if bias is None else jnp.broadcast_to(bias, (B, H, N, M))
+    np.testing.assert_allclose(got, nn.dot_product_attention_weights(q, k, whole), atol=1e-6)
+    np.testing.assert_allclose(got.sum(-1), 1, atol=1e-6)
+    out = np.einsum("bhnm,bmhd->bnhd", got, v)
+    np.testing.assert_allclose(out, attention(q, k, v, bias=bias), atol=1e-6)
+    sharp = attention_weights(q.astype(jnp.bfloat16), k.astype(jnp.bfloat16), scale=100.0)
+    assert sharp.dtype == jnp.float32 and sharp.max() > 0.99
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

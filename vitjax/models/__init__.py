@@ -1,9 +1,9 @@
 """Encoders. The only room that imports flax; everything else sees `features.Encoder`."""
 
 from vitjax.lookup import lookup
-from vitjax.models import resnet, vit
+from vitjax.models import pixels, resnet, vit
 
-ENCODERS = {"vit": vit.create, "resnet": resnet.create}
+ENCODERS = {"vit": vit.create, "resnet": resnet.create, "pixels": pixels.create}
 
 
 def create(name, **settings):

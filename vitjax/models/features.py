@@ -18,13 +18,16 @@ class Features(NamedTuple):
 
     pooled: [B, D], one vector per image. patches: [B, h, w, D], the last map (a transformer's patch
     tokens after the last norm, a ConvNet's last feature map). layers: {name: [B, h, w, D_l]}, the
-    named intermediate maps that were asked for. tokens: [B, N, D], all tokens after the last norm,
+    named intermediate maps that were asked for; vectors: {name: [B, D_l]}, one per image of each:
+    a transformer's class token (without one, the mean of the patches) after the last norm, as
+    DINOv2 has it, a ConvNet's mean of the map. tokens: [B, N, D], all tokens after the last norm,
     prefix tokens first; for a ConvNet the patches, flattened.
     """
 
     pooled: jax.Array
     patches: jax.Array
     layers: dict[str, jax.Array]
+    vectors: dict[str, jax.Array]
     tokens: jax.Array
 
 
@@ -36,7 +39,11 @@ class Encoder:
     patch of `Features.patches`. layers: names valid for `apply(layers=)`. network: the Linen
     module, which stays behind this class: __call__(images, train, mask, layers) -> Features, with
     the rng "dropout" and the collections "params" and "batch_stats". macs(image_size):
-    multiply-adds of one forward pass of one image, without head.
+    multiply-adds of one forward pass of one image, without head. prefix: how many of
+    `Features.tokens` stand before the patches. attention(variables, images) -> float32
+    [B, heads, N, N], what each token of the last block takes from each (rows sum to 1), tokens
+    ordered as in `Features.tokens`; None for an encoder without attention. It holds all of that:
+    for a few images at a time.
     """
 
     name: str
@@ -45,16 +52,21 @@ class Encoder:
     layers: tuple[str, ...]
     network: nn.Module
     macs: Callable[[int], int] = field(compare=False)
+    prefix: int = 0
+    attention: Callable | None = field(default=None, compare=False)
 
     def init(self, key, image_size=224):
-        """Fresh {"params", "stats"}, plain nested dicts; stats is {} when there are none.
+        """Fresh {"params", "stats"}, plain nested dicts; {} where there are none.
 
         Call it under jax.jit or jax.eval_shape: the forward pass of one image that shapes the
         parameters is then dead code. Raises ValueError for an image size the encoder cannot take.
         """
         images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
         variables = self.network.init(key, images)
-        return {"params": variables["params"], "stats": variables.get("batch_stats", {})}
+        return {
+            "params": variables.get("params", {}),
+            "stats": variables.get("batch_stats", {}),
+        }
 
     def apply(self, variables, images, train=False, key=None, mask=None, layers=()):
         """Encode images. Returns (Features, stats); stats change only in training.

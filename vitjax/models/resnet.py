@@ -178,8 +178,9 @@ class ResNet(nn.Module):
             name, features, stride = f"stage_{index + 1}", self.width * 2**index, 2 - (index == 0)
             x = maps[name] = Stage(first, rest, features, stride, length, self.scan, name=name)(x)
         wanted = {name: maps[name] for name in layers}
+        vectors = {name: map.mean(axis=(1, 2)) for name, map in wanted.items()}
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-        return Features(x.mean(axis=(1, 2)), x, wanted, tokens)
+        return Features(x.mean(axis=(1, 2)), x, wanted, vectors, tokens)
 
     def _stem(self, images, train):
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)

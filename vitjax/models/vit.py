@@ -5,6 +5,7 @@ import re
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +15,7 @@ from vitjax.models.features import Encoder, Features
 from vitjax.models.layers import MLP, drop_path, embed_patches, layer_norm
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
+from vitjax.ops.attention import attention_weights
 from vitjax.ops.batch import keep_batch_sharded
 from vitjax.ops.position import sincos_2d
 
@@ -107,7 +109,8 @@ class ViT(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, images, train=False, mask=None, layers=()):
+    def __call__(self, images, train=False, mask=None, layers=(), attend=False):
+        """Features, or with attend=True the attention weights of the last block instead."""
         if train and (self.dropout or self.drop_path) and not self.has_rng("dropout"):
             raise ValueError(
                 "training with encoder.dropout or encoder.drop_path above 0 needs key=, got None"
@@ -121,14 +124,26 @@ class ViT(nn.Module):
             cls = self.param("cls", nn.initializers.zeros, (1, 1, grid[-1])).astype(self.dtype)
             x = jnp.concatenate([jnp.broadcast_to(cls, (grid[0], 1, grid[-1])), x], axis=1)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x, outputs = self._blocks(keep_batch_sharded(x), train, collect=bool(layers))
-        tokens = layer_norm(x, dtype=self.dtype, name="norm")
+        first = keep_batch_sharded(x)
+        x, outputs = self._blocks(first, train, collect=bool(layers) or attend)
+        if attend:
+            return self._last_weights(outputs[-2] if self.size.depth > 1 else first)
+        last_norm = nn.LayerNorm(epsilon=1e-6, name="norm")
 
+        def norm(x):
+            return last_norm(x.astype(jnp.float32)).astype(self.dtype)
+
+        tokens = norm(x)
         prefix = tokens.shape[1] - grid[1] * grid[2]
         names = block_names(self.size.depth)
-        maps = {name: outputs[names.index(name)][:, prefix:].reshape(grid) for name in layers}
+        wanted = {name: outputs[names.index(name)] for name in layers}  # [B, N, D] each
+        maps = {name: x[:, prefix:].reshape(grid) for name, x in wanted.items()}
+        vectors = {
+            name: norm(x)[:, 0] if self.pool == "cls" else norm(x)[:, prefix:].mean(axis=1)
+            for name, x in wanted.items()
+        }
         patches = tokens[:, prefix:].reshape(grid)
-        return Features(self._pool(tokens, patches), patches, maps, tokens)
+        return Features(self._pool(tokens, patches), patches, maps, vectors, tokens)
 
     def _hide(self, x, mask):
         """Put the mask token where mask is True, before positions are added (arXiv:2106.08254)."""
@@ -166,6 +181,20 @@ class ViT(nn.Module):
         if train and self.drop_path:  # from 0 at the first block (arXiv:2012.12877, sec. 6)
             rates = jnp.asarray(np.linspace(0.0, self.drop_path, size.depth), jnp.float32)
         return repeat(block, x, rates, length=size.depth, scan=self.scan, collect=collect)
+
+    def _last_weights(self, x):
+        """x: [B, N, D], what enters the last block -> its attention weights, [B, H, N, N] float32.
+
+        The kernels of attention never hold them: queries and keys are made again, in float32.
+        """
+        last = jax.tree.map(lambda leaf: leaf[-1], self.variables["params"]["blocks"])
+        norm = nn.LayerNorm(epsilon=1e-6)
+        y = norm.apply({"params": last["norm1"]}, x.astype(jnp.float32))
+        q, k = (
+            jnp.einsum("bnd,dhe->bnhe", y, p["kernel"]) + p["bias"][None, None]
+            for p in (last["attention"]["query"], last["attention"]["key"])
+        )
+        return attention_weights(q, k)
 
     def _pool(self, tokens, patches):
         if self.pool == "gap":
@@ -231,6 +260,10 @@ def create(
         layers=block_names(size.depth),
         network=network,
         macs=lambda image_size: _macs(size, patch, pool, image_size),
+        prefix=int(pool == "cls"),
+        attention=lambda variables, images: network.apply(
+            {"params": variables["params"]}, images, attend=True
+        ),
     )
 
 

@@ -17,7 +17,7 @@ def attention(q, k, v, *, bias=None, scale=None, implementation=None):
     if scale is None:
         scale = q.shape[-1] ** -0.5
     if bias is not None:
-        bias = bias.astype(jnp.float32).reshape((1,) * (4 - bias.ndim) + bias.shape)
+        bias = _four_dims(bias)
     return choose(implementation)(q, k, v, bias, scale)
 
 
@@ -30,11 +30,26 @@ def choose(implementation):
     return IMPLEMENTATIONS[name]
 
 
-def _reference(q, k, v, bias, scale):
+def attention_weights(q, k, *, scale=None, bias=None):
+    """softmax(scale * q k^T + bias): how much of each value every query takes.
+
+    q: [B, N, H, D]; k: [B, M, H, D]; bias and scale as in `attention`. Returns [B, H, N, M]
+    float32, rows sum to 1. The whole matrix is held: for looking at, and for the reference.
+    """
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
     scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32) * scale
     if bias is not None:
-        scores = scores + bias
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        scores = scores + _four_dims(bias)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _four_dims(bias):
+    return bias.astype(jnp.float32).reshape((1,) * (4 - bias.ndim) + bias.shape)
+
+
+def _reference(q, k, v, bias, scale):
+    weights = attention_weights(q, k, scale=scale, bias=bias).astype(v.dtype)
     return jnp.einsum("bhnm,bmhd->bnhd", weights, v).astype(q.dtype)
 
 
