@@ -25,8 +25,10 @@ ALLOWED = {
         *("objectives", "evaluators", "optim", "checkpoint", "models", "ops", "sharding", "data"),
         "config",
     },
+    "pictures": {"evaluators", "ops"},
+    "verbs": {"train", "evaluators", "pictures", "config"},
     "main": {"train", "config"},
-    "__main__": {"main", "config", "data"},
+    "__main__": {"main", "verbs", "config", "data"},
 }
 # Packages that only some rooms may import.
 ONLY = {
@@ -34,7 +36,7 @@ ONLY = {
     "clu": {"train"},
     "ml_collections": {"main"},
     "orbax": {"checkpoint"},
-    "matplotlib": {"train"},
+    "matplotlib": {"train", "pictures"},
     "tensorflow_datasets": {"data"},
     "grain": {"data"},
     "tensorflow": set(),

@@ -1,6 +1,7 @@
 """python -m vitjax VERB, which is also the console script `vitjax`. A verb is a row of VERBS."""
 
 import argparse
+import contextlib
 import sys
 
 from vitjax.lookup import nearest
@@ -29,7 +30,25 @@ def prepare(argv: list[str]) -> None:
         sys.exit(f"error: the digits could not be written: {error}; change --data_dir")
 
 
-VERBS = {"train": train, "prepare": prepare}
+def evaluate(argv: list[str]) -> None:
+    """--checkpoint RUN [--data SET] [--evaluators knn,linear,...]: what frozen features know"""
+    from vitjax.verbs import evaluate
+
+    with one_line():
+        evaluate.run(argv)
+
+
+@contextlib.contextmanager
+def one_line():
+    """What the user can mend becomes one line and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+VERBS = {"train": train, "evaluate": evaluate, "prepare": prepare}
 
 
 def main() -> None:

@@ -200,18 +200,17 @@ class Checkpoints:
             ) from error
 
 
-def restore_parameters(path, targets):
-    """Parameters of another run's newest checkpoint, for a run that starts from them.
+def restore_parameters(path, targets, *, key="init_from", step=None):
+    """Parameters of another run's newest whole checkpoint, or of that of a step.
 
     path: the other run's workdir. targets: maps a subtree of State ("params", "extra") to a tree of
-    ShapeDtypeStruct with shardings. Returns (a dict of the subtrees with the arrays that fit,
-    others left as the target's ShapeDtypeStruct; the differences by name, as `compare` gives them).
+    ShapeDtypeStruct with shardings. key: what named the path, for messages. Returns (a dict of the
+    subtrees with the arrays that fit, others left as the target's ShapeDtypeStruct; the differences
+    by name, as `compare` gives them).
     """
     directory = Path(path).absolute() / "checkpoints"
     if not directory.is_dir():
-        raise ValueError(
-            f"init_from={str(path)!r} holds no checkpoints/ folder: give a run's workdir"
-        )
+        raise ValueError(f"{key}={str(path)!r} holds no checkpoints/ folder: give a run's workdir")
     # Only to read: the other run may still be writing.
     manager = ocp.CheckpointManager(
         directory,
@@ -219,9 +218,11 @@ def restore_parameters(path, targets):
         options=ocp.CheckpointManagerOptions(read_only=True),
     )
     with contextlib.closing(manager):
-        intact = [s for s in sorted(manager.all_steps()) if not verify(directory / str(s))]
+        steps = [s for s in sorted(manager.all_steps()) if step in (None, s)]
+        intact = [s for s in steps if not verify(directory / str(s))]
         if not intact:
-            raise ValueError(f"init_from={str(path)!r} holds no checkpoint that is whole")
+            which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            raise ValueError(f"{key}={str(path)!r} holds {which} that is whole")
         return _restore_fitting(manager, intact[-1], targets)
 
 

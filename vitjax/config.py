@@ -8,7 +8,9 @@ something, or an error.
 
 import contextlib
 import dataclasses
+import importlib.util
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,6 +49,17 @@ def parse_arg(arg: str, args: type) -> Any:
                 f"config argument {name}={text!r} is not of type {kind.__name__}"
             ) from None
     return args(**values)
+
+
+def load(path: str) -> dict:
+    """FILE[:ARGS] as for --config -> the config as a plain dict. Raises ConfigError."""
+    file, _, arg = path.partition(":")
+    spec = importlib.util.spec_from_file_location("vitjax_config", file)
+    if spec is None or not os.path.isfile(file):
+        raise ConfigError(f"--config={path!r}: there is no Python file {file}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg).to_dict()
 
 
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vitjax.evaluators import FeatureCache, extract
+from vitjax.evaluators.features import encode_in_batches, take_sample
 
 N, D, C = 21, 3, 5
 
@@ -46,7 +47,7 @@ def test_no_example_is_lost_or_repeated_and_no_padding_is_kept(size):
     want = 2 * examples["image"].astype(np.float64).mean((1, 2))
     np.testing.assert_allclose(frozen.pooled, want, rtol=1e-6)
     assert frozen.logits.shape == (N, C)
-    assert {type(leaf) for leaf in frozen} == {np.ndarray}
+    assert {type(leaf) for leaf in frozen if leaf is not None} == {np.ndarray}
     assert frozen.pooled.dtype == frozen.logits.dtype == np.float32
 
 
@@ -55,8 +56,7 @@ def test_the_order_is_that_of_the_examples_not_of_the_batches():
     mixed = np.random.default_rng(1).permutation(N)
     frozen = extract(encode, batches({k: v[mixed] for k, v in examples.items()}, 4))
     want = extract(encode, batches(examples, 8))
-    for got, expected in zip(frozen, want, strict=True):
-        np.testing.assert_array_equal(got, expected)
+    jax.tree.map(np.testing.assert_array_equal, frozen, want)
 
 
 def test_eight_devices_see_what_one_does():
@@ -65,8 +65,7 @@ def test_eight_devices_see_what_one_does():
     with jax.set_mesh(mesh):
         cut = (jax.device_put(batch, rows) for batch in batches(split(), 16))
         got = extract(encode, cut)
-    for leaf, want in zip(got, extract(encode, batches(split(), 16)), strict=True):
-        np.testing.assert_array_equal(leaf, want)
+    jax.tree.map(np.testing.assert_array_equal, got, extract(encode, batches(split(), 16)))
 
 
 def test_features_in_bfloat16_come_out_float32_and_logits_may_be_missing():
@@ -109,15 +108,57 @@ def test_an_example_that_comes_twice_and_an_empty_split_are_refused():
 
 
 def test_a_split_is_encoded_once_in_a_round_and_timed():
-    opened = []
+    worked = []
 
-    def open_batches(name):
-        opened.append(name)
-        return batches(split(), 8)
+    def features(name):
+        worked.append(f"features {name}")
+        return extract(encode, batches(split(), 8))
 
-    cache = FeatureCache(encode, open_batches)
+    def look(name):
+        worked.append(f"sample {name}")
+        return take_sample(crop, look_at, batches(split(), 8))
+
+    cache = FeatureCache(features, look)
     first = cache.get("train")
-    assert cache.get("train") is first
-    cache.get("test")
-    assert opened == ["train", "test"]
-    assert set(cache.seconds) == {"train", "test"} and min(cache.seconds.values()) > 0
+    assert cache.get("train") is first and first.sample is None
+    assert cache.get("test", ("sample",)).sample is cache.get("test", ("pooled", "sample")).sample
+    assert worked == ["features train", "features test", "sample test"]
+    assert set(cache.seconds) == {"features_train", "features_test", "sample_test"}
+    assert min(cache.seconds.values()) > 0
+
+
+def crop(batch):
+    return {name: batch[name] for name in ("image", "label", "index")} | {
+        "mask": batch["image"][..., 0]
+    }
+
+
+def look_at(images):
+    return images.mean((1, 2), dtype=np.float32), images[:, ::2, ::2].astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [4, 32])
+def test_a_sample_holds_every_example_once_in_order(size):
+    examples = split()
+    mixed = np.random.default_rng(1).permutation(N)
+    given = batches({k: v[mixed] for k, v in examples.items()}, size)
+    sample = take_sample(crop, look_at, given)
+    np.testing.assert_array_equal(sample.images, examples["image"])
+    np.testing.assert_array_equal(sample.rows, np.arange(N))
+    np.testing.assert_array_equal(sample.mask, examples["image"][..., 0])
+    np.testing.assert_array_equal(sample.patches, examples["image"][:, ::2, ::2])
+    assert sample.part is None and sample.encode is look_at
+
+
+@pytest.mark.parametrize("count", [1, 4, 11])
+def test_images_are_encoded_in_batches_of_one_size_and_none_is_lost(count):
+    images, sizes = split()["image"][:count], []
+
+    def device(batch):
+        sizes.append(len(batch))
+        return jnp.mean(batch, (1, 2)), batch[:, :1]
+
+    pooled, rows = encode_in_batches(device, jnp.asarray, 4)(images)
+    np.testing.assert_allclose(pooled, images.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_array_equal(rows, images[:, :1])
+    assert set(sizes) == {4}

@@ -11,7 +11,7 @@ from vitjax.evaluators import Frozen, knn
 
 
 def frozen(pooled, label):
-    return Frozen(np.asarray(pooled, np.float32), None, np.asarray(label, np.int32))
+    return Frozen(np.asarray(label, np.int32), np.asarray(pooled, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_scale_of_the_features_does_not_matter(noise):
 
 def test_k_is_clamped_to_the_train_size_and_named_so(noise):
     train, validation = noise
-    few = Frozen(train.pooled[:13], None, train.label[:13])
+    few = Frozen(train.label[:13], train.pooled[:13])
     got = knn.run(few, validation, k=(200, 5, 10, 100))
     assert list(got) == ["top1_k5", "top1_k10", "top1_k13"]
     assert got == pytest.approx(oracle(few, validation, (5, 10, 13), 0.07))

@@ -114,7 +114,7 @@ def test_a_round_that_was_due_when_told_to_leave_is_made_up_for(recipe, tmp_path
 def test_a_round_that_fails_costs_no_training(recipe, tmp_path, monkeypatch):
     recipe["evaluators"] = {"accuracy": {}}
     with monkeypatch.context() as patch:
-        broken = evaluators.Evaluator(lambda train, validation: 1 / 0, lambda: None, False)
+        broken = evaluators.Evaluator(lambda train, validation: 1 / 0, lambda: None)
         patch.setitem(evaluators.EVALUATORS, "accuracy", broken)
         with pytest.raises(ZeroDivisionError):
             loop.run(recipe, tmp_path / "run")

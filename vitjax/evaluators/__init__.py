@@ -11,20 +11,25 @@ from vitjax.evaluators.features import FeatureCache, Frozen, extract
 
 
 class Evaluator(NamedTuple):
-    """run(train, validation, **settings) -> {"top1": ...}; train may be None if not needs_train.
+    """run(train, validation, **settings) -> {"top1": ...}.
 
-    check(**settings), all of them, raises ValueError where no run could use one.
+    check(**settings), all of them, raises ValueError where no run could use one. train, validation:
+    the fields of Frozen that it reads of these splits; train is None where it reads nothing of it.
+    needs: what the data set has to know of its pixels, one of these at least.
     """
 
     run: Callable[..., dict[str, float]]
     check: Callable[..., None]
-    needs_train: bool
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ("pooled",)
+    needs: tuple[str, ...] = ()
 
 
+GRID = ("pooled", "layers", "patch_mean")
 EVALUATORS = {
-    "accuracy": Evaluator(accuracy.run, lambda: None, needs_train=False),
-    "knn": Evaluator(knn.run, knn.check, needs_train=True),
-    "linear": Evaluator(linear.run, linear.check, needs_train=True),
+    "accuracy": Evaluator(accuracy.run, lambda: None, validation=("logits",)),
+    "knn": Evaluator(knn.run, knn.check, train=("pooled",)),
+    "linear": Evaluator(linear.run, linear.check, train=GRID, validation=GRID),
 }
 
 

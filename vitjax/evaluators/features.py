@@ -1,7 +1,7 @@
 """Frozen features of a split: computed once per round, shared by all evaluators."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,39 +11,84 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
+class Sample(NamedTuple):
+    """Some images of a split, looked at closely: pixels, what is known of them, patch features.
+
+    M images of S x S pixels, h x w patches, D width, K key points. What the data set does not know
+    is None.
+    """
+
+    images: np.ndarray  # [M, S, S, 3] uint8, the evaluation crop
+    rows: np.ndarray  # [M] int64, their places in the split
+    label: np.ndarray  # [M] int32
+    pooled: np.ndarray  # [M, D] float32
+    patches: np.ndarray  # [M, h, w, D] float32
+    encode: Callable  # images [n, S, S, 3] in 0..255 -> (pooled [n, D], patches [n, h, w, D])
+    mask: np.ndarray | None = None  # [M, S, S] uint8: class + 1; 0 background, 255 unknown
+    part: np.ndarray | None = None  # [M, S, S] uint8: part, from 1; 0 none, 255 unknown
+    depth: np.ndarray | None = None  # [M, S, S] float32: metres; 0 unknown
+    points: np.ndarray | None = None  # [M, K, 3] float32: y, x (pixels), visible (0 or 1)
+
+
 class Frozen(NamedTuple):
     """A split as a frozen encoder sees it: host arrays in the order of its examples.
 
-    N examples, D width, C classes.
+    N examples, D width, C classes. What no evaluator of the round reads is None.
     """
 
-    pooled: np.ndarray  # [N, D] float32
-    logits: np.ndarray | None  # [N, C] float32; None where the objective has no classes
     label: np.ndarray  # [N] int32
+    pooled: np.ndarray  # [N, D] float32
+    logits: np.ndarray | None = None  # [N, C] float32; None where the objective has no classes
+    layers: tuple[np.ndarray, ...] | None = None  # [N, D_l] each: last four blocks, last first
+    patch_mean: np.ndarray | None = None  # [N, D] float32
+    sample: Sample | None = None
+    # (rows, steps, batch_size, seed) -> Frozen of device arrays, one batch of augmented images of
+    # these rows after the other.
+    stream: Callable | None = None
+
+
+# What extract may be asked for, beside "pooled".
+FIELDS = ("logits", "layers", "patch_mean")
 
 
 def extract(encode: Callable, batches: Iterable[dict]) -> Frozen:
     """Encode a split. Every process calls this, and gets all of it.
 
-    encode(batch) -> {"pooled": [B, D], maybe "logits": [B, C]}: a jitted function of global arrays.
-    batches: dicts of global arrays, among them "label" [B] (-1: a padding row, dropped here) and
-    "index" [B], the place of the example in its split: rows are sorted by it, so the result does
-    not depend on the batch size, the mesh or the number of hosts. Raises ValueError where the
-    split has no labelled example, or one twice.
+    encode(batch) -> {"pooled": [B, D], maybe some of FIELDS; layers a tuple of [B, D_l]}: a jitted
+    function of global arrays. batches: as for `in_order`. Raises ValueError where the split has no
+    labelled example, or one twice.
+    """
+
+    def encoded():
+        for batch in batches:
+            yield encode(batch) | {"label": batch["label"], "index": batch["index"]}
+
+    whole = in_order(encoded())
+    del whole["index"]
+    label = whole.pop("label").astype(np.int32)
+    return Frozen(label, **jax.tree.map(lambda rows: rows.astype(np.float32), whole))
+
+
+def in_order(batches: Iterable[dict]) -> dict:
+    """Trees of global arrays -> host arrays of the whole split, in the order of its examples.
+
+    batches: dicts of arrays with a leading axis B, among them "label" [B] (-1: a padding row,
+    dropped here) and "index" [B], the place of the example in its split: rows are sorted by it, so
+    the result does not depend on the batch size, the mesh or the number of hosts. Raises ValueError
+    where there is no labelled example, or one twice.
     """
     parts, ahead = [], None
     for batch in batches:
         # Dispatched before the batch before it is fetched: the device does not wait for the copy.
-        out = encode(batch) | {"label": batch["label"], "index": batch["index"]}
         if ahead is not None:
             parts.append(real_rows(ahead))
-        ahead = out
+        ahead = batch
     if ahead is not None:
         parts.append(real_rows(ahead))
     if not sum(len(part["label"]) for part in parts):
         raise ValueError("no labelled example in the split: evaluate a split that has labels")
 
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    whole = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
     order = np.argsort(whole["index"], kind="stable")
     index = whole["index"][order]
     if (index[1:] == index[:-1]).any():
@@ -51,35 +96,80 @@ def extract(encode: Callable, batches: Iterable[dict]) -> Frozen:
         raise ValueError(
             f"example {twice} came twice in one pass over the split: pad batches with label -1"
         )
-    logits = whole["logits"][order].astype(np.float32) if "logits" in whole else None
-    label = whole["label"][order].astype(np.int32)
-    return Frozen(whole["pooled"][order].astype(np.float32), logits, label)
+    return jax.tree.map(lambda rows: rows[order], whole)
 
 
 def real_rows(out: dict) -> dict:
     """Global arrays -> host rows that are not padding."""
     out = fetch(out)
     keep = out["label"] >= 0
-    return {name: rows[keep] for name, rows in out.items()}
+    return jax.tree.map(lambda rows: rows[keep], out)
+
+
+def take_sample(crop: Callable, encode: Callable, batches: Iterable[dict]) -> Sample:
+    """Look closely at the examples of `batches` (as for `in_order`, with annotations).
+
+    crop(batch) -> dict of global arrays: image, label, index, and annotations of the crop.
+    encode: see Sample.
+    """
+    whole = in_order(crop(batch) for batch in batches)
+    images, rows = whole.pop("image"), whole.pop("index").astype(np.int64)
+    label = whole.pop("label").astype(np.int32)
+    return Sample(images, rows, label, *encode(images), encode, **whole)
+
+
+def encode_in_batches(encode: Callable, put: Callable, size: int) -> Callable:
+    """The `encode` of a Sample: any number of host images, in batches of one size.
+
+    encode(images [size, S, S, 3]) -> a tree of global arrays [size, ...]. put(host images) -> the
+    same on the mesh.
+    """
+
+    def run(images):
+        parts, ahead = [], None
+        for at in range(0, len(images), size):
+            batch = np.asarray(images[at : at + size])
+            real = len(batch)
+            batch = np.pad(batch, ((0, size - real), *((0, 0),) * 3))
+            out = encode(put(batch.astype(np.float32)))
+            if ahead is not None:
+                parts.append(first_rows(*ahead))
+            ahead = out, real
+        parts.append(first_rows(*ahead))
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+
+    return run
+
+
+def first_rows(out, count: int):
+    return jax.tree.map(lambda rows: rows[:count], fetch(out))
 
 
 class FeatureCache:
     """The features of each split, computed when first asked for: a new one for each round.
 
-    open_batches(split) -> the batches of that split. seconds: {split: what its features took}.
+    encode(split) -> Frozen, look(split) -> Sample. seconds: {what: what it took}.
     """
 
-    def __init__(self, encode: Callable, open_batches: Callable):
-        self.encode, self.open_batches = encode, open_batches
+    def __init__(self, encode: Callable, look: Callable):
+        self.encode, self.look = encode, look
         self.frozen: dict[str, Frozen] = {}
         self.seconds: dict[str, float] = {}
 
-    def get(self, split: str) -> Frozen:
+    def get(self, split: str, reads: Sequence[str] = ()) -> Frozen:
+        """reads: with "sample" among them, the sample of that split too."""
         if split not in self.frozen:
-            start = time.perf_counter()
-            self.frozen[split] = extract(self.encode, self.open_batches(split))
-            self.seconds[split] = time.perf_counter() - start
+            self.frozen[split] = self._timed(self.encode, split, f"features_{split}")
+        if "sample" in reads and self.frozen[split].sample is None:
+            sample = self._timed(self.look, split, f"sample_{split}")
+            self.frozen[split] = self.frozen[split]._replace(sample=sample)
         return self.frozen[split]
+
+    def _timed(self, work, split, name):
+        start = time.perf_counter()
+        result = work(split)
+        self.seconds[name] = time.perf_counter() - start
+        return result
 
 
 def evaluation_mesh() -> Mesh:

@@ -60,6 +60,12 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
         )
 
 
+def put_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Rows that every process holds whole -> a global array, cut over replica and data."""
+    sharding = NamedSharding(mesh, BATCH)
+    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+
+
 def put_batch(batch: dict, mesh: Mesh) -> dict:
     """This process's rows -> global arrays, the leading axis cut over replica and data."""
     sharding = NamedSharding(mesh, BATCH)

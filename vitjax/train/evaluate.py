@@ -1,7 +1,8 @@
 """Evaluation rounds: features of each split once, every evaluator on them, the cost of each."""
 
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -10,7 +11,15 @@ from jax.experimental import multihost_utils
 from vitjax import evaluators
 from vitjax.data import pipeline, subset
 from vitjax.data.splits import Split
-from vitjax.evaluators.features import FeatureCache
+from vitjax.evaluators.features import (
+    FIELDS,
+    FeatureCache,
+    Frozen,
+    Sample,
+    encode_in_batches,
+    extract,
+    take_sample,
+)
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.train import setup
 from vitjax.train.recipe import Recipe
@@ -24,8 +33,10 @@ class Rounds:
     """Runs the evaluators of a recipe on the frozen encoder of a run.
 
     splits: {"train", "validation", "test"} of data.splits.open_splits. train_examples: how many of
-    the train split the probes may see, class-balanced (None: all). time_fraction: share of the
-    run's time that rounds may take; one that is due beyond it is left out (None: no cap).
+    the train split the probes may see, class-balanced (None: all). sample_examples: how many of a
+    split are looked at closely, for what reads patches, masks or altered images. time_fraction:
+    share of the run's time that rounds may take; one that is due beyond it is left out (None: no
+    cap). progress(what, done, of): called as a round goes on.
     """
 
     def __init__(
@@ -34,6 +45,7 @@ class Rounds:
         experiment: Experiment,
         splits: Mapping[str, Split],
         train_examples: int | None = None,
+        sample_examples: int = 500,
         time_fraction: float | None = None,
     ):
         if recipe.evaluators and "validation" not in splits:
@@ -43,9 +55,12 @@ class Rounds:
             )
         self.recipe, self.experiment, self.splits = recipe, experiment, dict(splits)
         if train_examples is not None:
-            self.splits["train"] = balanced(splits["train"], train_examples)
-        self.time_fraction = time_fraction
+            self.splits["train"] = balanced(splits["train"], train_examples)[0]
+        self.sample_examples, self.time_fraction = sample_examples, time_fraction
+        for name in recipe.evaluators:
+            require_annotations(name, self.splits["train"].source)
         self.started, self.seconds = time.perf_counter(), 0.0
+        self.progress: Callable[[str, int, int], None] = lambda what, done, of: None
 
     def affordable(self, last: bool) -> bool:
         """Whether another round fits the cap; the last always does. Equal on every host."""
@@ -63,34 +78,98 @@ class Rounds:
         views = {k: v for k, v in self.recipe.views.items() if k in ("size", "mean", "std")}
         images = [f"{part} {len(self.splits[part])}" for part in ("train", split)]
         context = [data, views, self.recipe.eval_views, *images]
-        context += [self.recipe.input["canvas"], setup.compute_dtype(self.recipe.precision)]
+        context += [
+            self.recipe.input["canvas"],
+            self.sample_examples,
+            setup.compute_dtype(self.recipe.precision),
+        ]
+        if "sample" in evaluators.EVALUATORS[name].validation:
+            context.append(self.sample_examples)
         return evaluators.protocol(name, self.recipe.evaluators[name], context)
 
     def run(self, state, split: str) -> dict[str, float]:
         """{"eval/<split>/<evaluator>/<number>": value}, and the seconds that each took."""
         start = time.perf_counter()
-        encode = self.experiment.encode
-        cache = FeatureCache(lambda batch: encode(state.params, state.extra, batch), self.batches)
+        cache = FeatureCache(
+            lambda part: self.features(state, part, self.fields[part == "train"]),
+            lambda part: self.sample(state, part),
+        )
         results = {}
-        for name, settings in self.recipe.evaluators.items():
+        for number, (name, settings) in enumerate(self.recipe.evaluators.items()):
             evaluator = evaluators.EVALUATORS[name]
-            train = cache.get("train") if evaluator.needs_train else None
-            frozen = cache.get(split)
+            train = cache.get("train", evaluator.train) if evaluator.train else None
+            frozen = cache.get(split, evaluator.validation)
+            self.progress(name, number, len(self.recipe.evaluators))
             began = time.perf_counter()
             numbers = evaluator.run(train, frozen, **settings)
             results |= {f"eval/{split}/{name}/{key}": value for key, value in numbers.items()}
             results[f"eval/{split}/{name}/seconds"] = time.perf_counter() - began
             results[f"eval/{split}/{name}/protocol"] = self.protocol(name, split)
-        for part, seconds in cache.seconds.items():
-            results[f"eval/{split}/features_{part}/seconds"] = seconds
+        for what, seconds in cache.seconds.items():
+            results[f"eval/{split}/{what}/seconds"] = seconds
         self.seconds += time.perf_counter() - start
         return results
+
+    @property
+    def fields(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What a round asks of the encoder, of the split evaluated and of the train split."""
+        rows = [evaluators.EVALUATORS[name] for name in self.recipe.evaluators]
+        asked = (
+            {f for row in rows for f in row.validation},
+            {f for row in rows for f in row.train},
+        )
+        return tuple(tuple(f for f in FIELDS if f in wanted) for wanted in asked)
+
+    def features(self, state, split: str, fields: tuple[str, ...] = ()) -> Frozen:
+        """The features of a whole split, and a way to more of its augmented images."""
+        encode = self.experiment.frozen.encode(fields)
+        frozen = extract(
+            lambda batch: encode(state.params, state.extra, batch), self.batches(split)
+        )
+        return frozen._replace(stream=functools.partial(self.stream, state, split, fields))
+
+    def stream(self, state, split: str, fields, rows, steps: int, batch_size: int, seed: int):
+        """See Frozen.stream. The views of a probe have nothing to do with those of the run."""
+        encode = self.experiment.frozen.encode(fields, seed)
+        mesh_lib.check_batch(batch_size, self.experiment.mesh)
+        part = self.splits[split].select(rows)
+        with self._training_batches(part, batch_size, seed) as batches:
+            for step in range(steps):
+                self.progress("steps on augmented images", step, steps)
+                batch = mesh_lib.put_batch(next(batches), self.experiment.mesh)
+                yield Frozen(batch["label"], **encode(state.params, state.extra, batch))
+
+    def _training_batches(self, split: Split, batch_size: int, seed: int):
+        return pipeline.train_batches(
+            split,
+            batch_size=batch_size,
+            seed=seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **self.recipe.input,
+        )
+
+    def sample(self, state, split: str) -> Sample:
+        """A class-balanced part of a split with its pixels, and the encoder to look at others."""
+        mesh = self.experiment.mesh
+        rows = mesh_lib.batch_shards(mesh)
+        size = min(self.recipe.batch_size, -(-self.sample_examples // rows) * rows)
+        encode = encode_in_batches(
+            lambda images: self.experiment.frozen.look(state.params, state.extra, images),
+            lambda images: mesh_lib.put_rows(images, mesh),
+            size,
+        )
+        part, places = balanced(self.splits[split], self.sample_examples)
+        sample = take_sample(
+            self.experiment.frozen.crop, encode, self._batches(part, size, annotated=True)
+        )
+        return sample._replace(rows=places[sample.rows])
 
     def batches(self, split: str):
         """Global batches of a split, in order, once."""
         return self._batches(self.splits[split], self.recipe.batch_size)
 
-    def _batches(self, split: Split, batch_size: int):
+    def _batches(self, split: Split, batch_size: int, annotated: bool = False):
         settings = {
             key: value for key, value in self.recipe.input.items() if key not in TRAINING_ONLY
         }
@@ -99,9 +178,12 @@ class Rounds:
             batch_size=batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            annotated=annotated,
             **settings,
         )
-        for batch in local:
+        total = -(-len(split) // batch_size)
+        for number, batch in enumerate(local):
+            self.progress("features", number, total)
             yield mesh_lib.put_batch(batch, self.experiment.mesh)
 
     def sheet(self, state, split: str):
@@ -111,8 +193,9 @@ class Rounds:
             return None
         shards = mesh_lib.batch_shards(self.experiment.mesh)
         parts, rows = [], -(-SHEET // shards) * shards
-        for batch in self._batches(balanced(self.splits[split], SHEET), rows):
-            out = self.experiment.encode(state.params, state.extra, batch)
+        encode = self.experiment.frozen.encode(("logits",))
+        for batch in self._batches(balanced(self.splits[split], SHEET)[0], rows):
+            out = encode(state.params, state.extra, batch)
             rows = {"image": batch["image"], "label": batch["label"], "logits": out["logits"]}
             parts.append(multihost_utils.process_allgather(rows, tiled=True))
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -124,8 +207,19 @@ class Rounds:
         return images, labels, logits, self.splits[split].info.names
 
 
-def balanced(split: Split, examples: int) -> Split:
-    """About so many examples of a split, the same share of every class."""
+def require_annotations(name: str, source) -> None:
+    """Raise ValueError where a data set does not know what an evaluator needs of its pixels."""
+    needs = evaluators.EVALUATORS[name].needs
+    if needs and not set(needs) & set(source.annotations):
+        raise ValueError(
+            f"evaluators.{name} needs a data set that knows the {' or '.join(needs)} of an image; "
+            f"{source.info.name} does not: remove the evaluator, or change data"
+        )
+
+
+def balanced(split: Split, examples: int) -> tuple[Split, np.ndarray]:
+    """About so many examples of a split, the same share of every class, and their places in it."""
     if examples >= len(split):
-        return split
-    return split.select(subset.subset(split.keys(), split.labels, examples / len(split)))
+        return split, np.arange(len(split))
+    places = subset.subset(split.keys(), split.labels, examples / len(split))
+    return split.select(places), places

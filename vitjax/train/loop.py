@@ -45,6 +45,7 @@ def run(config, workdir) -> dict[str, float]:
             stack.callback(batches.close)
         terminal = Terminal(last, first)
         stack.callback(terminal.close)
+        rounds.progress = terminal.evaluating
         terminal.line(report.parameter_table(state.params))
         terminal.line(report.headline(recipe, experiment, splits, first))
         reporter = report.Reporter(writer, terminal, clock, every.log, last)

@@ -67,8 +67,8 @@ class Reporter:
             for name, value in results.items()
             if not name.endswith("seconds")
         }
-        seconds = sum(value for name, value in results.items() if name.endswith("seconds"))
-        self.terminal.table(f"step {step}, {split} ({seconds:.1f} s)", numbers)
+        self.terminal.table(f"step {step}, {split}", numbers)
+        self.terminal.line(cost(split, results))
 
     def unreadable(self, images: int) -> None:
         """Say how many images of the train split could not be read; each is named in the log."""
@@ -87,6 +87,18 @@ class Reporter:
         }
         self.terminal.table("final numbers", last | shown)
         self.terminal.line(f"metrics, checkpoints and figures are in {workdir}")
+
+
+def cost(split: str, results: dict[str, float]) -> str:
+    """One line on what a round took, the dearest first."""
+    seconds = {
+        name.removeprefix(f"eval/{split}/").removesuffix("/seconds"): value
+        for name, value in results.items()
+        if name.endswith("/seconds")
+    }
+    dearest = sorted(seconds.items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in dearest)
+    return f"this round took {sum(seconds.values()):.1f} s: {parts}"
 
 
 def headline(recipe, experiment, splits, first: int) -> str:

@@ -18,6 +18,7 @@ from vitjax.ops import augment
 from vitjax.optim import optimizer, schedules
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.sharding import rules
+from vitjax.train.frozen import FrozenEncoder, frozen_encoder
 from vitjax.train.recipe import Recipe
 from vitjax.train.state import State, init_state
 from vitjax.train.step import make_step
@@ -30,8 +31,7 @@ class Experiment:
     """What a run computes. All functions are jitted; call them under `jax.set_mesh(mesh)`.
 
     init() -> State, born sharded. step(state, batch) -> (state, metrics), the state donated.
-    encode(params, extra, batch) -> {"pooled" [B, D], "logits" [B, C]} float32, of the frozen
-    encoder.
+    frozen: what the evaluators ask of the encoder.
     target: State of ShapeDtypeStruct with shardings. steps: length of the run. flops: of one image,
     forward and backward.
     """
@@ -42,7 +42,7 @@ class Experiment:
     target: State
     init: Callable[[], State]
     step: Callable[[State, Any], tuple[State, dict]]
-    encode: Callable[[Any, Any, Any], dict]
+    frozen: FrozenEncoder
     steps: int
     flops: float
 
@@ -85,7 +85,6 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
         abstract,
         placed,
     )
-    batch_sharding = NamedSharding(mesh, mesh_lib.BATCH)
     step = make_step(
         objective=objective,
         tx=tx,
@@ -94,14 +93,6 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
         seed=recipe.seed,
         accumulate=recipe.accumulate,
     )
-
-    def encode(params, extra, batch):
-        images = views["eval"](batch)["image"]
-        features, _ = encoder.apply(objective.encoder_variables(params, extra), images)
-        out = {"pooled": features.pooled.astype(jnp.float32)}
-        if objective.classify is not None:
-            out["logits"] = objective.classify(params, extra, features.pooled)
-        return out
 
     return Experiment(
         mesh=mesh,
@@ -112,20 +103,21 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
         step=jax.jit(
             step,
             donate_argnums=0,
-            in_shardings=(placed, batch_sharding),
+            in_shardings=(placed, NamedSharding(mesh, mesh_lib.BATCH)),
             out_shardings=(placed, NamedSharding(mesh, P())),
         ),
-        encode=jax.jit(encode, in_shardings=(placed.params, placed.extra, batch_sharding)),
+        frozen=frozen_encoder(encoder, objective, views, placed, mesh),
         steps=steps,
         flops=6.0 * encoder.macs(size),
     )
 
 
 def trace(recipe: Recipe, experiment: Experiment) -> None:
-    """Trace step and encode: whatever does not fit is found before anything is written."""
+    """Trace step and encoder: whatever does not fit is found before anything is written."""
     batch = batch_target(recipe, experiment.mesh)
     jax.eval_shape(experiment.step, experiment.target, batch)
-    jax.eval_shape(experiment.encode, experiment.target.params, experiment.target.extra, batch)
+    encode = experiment.frozen.encode(())
+    jax.eval_shape(encode, experiment.target.params, experiment.target.extra, batch)
 
 
 def run_steps(recipe: Recipe, train_examples: int) -> int:
@@ -195,7 +187,12 @@ def make_optimizer(recipe: Recipe, steps: int, train_examples: int):
 
 
 def make_views(recipe: Recipe, dtype: str) -> dict[str, Callable]:
-    """{"train": (batch, key) -> views, "eval": batch -> views}; eval shares size, mean and std."""
+    """{"train": (batch, key) -> views, "eval": batch -> views; the two halves of "eval", "crop":
+    batch -> see augment.eval_crop, "cropped": images in 0..255 -> images; "probe": (batch, key) ->
+    views, the random crop and flip that a linear probe is trained on (arXiv:2304.07193, B.3)}.
+
+    All share size, mean and std.
+    """
     classes = recipe.objective.get("classes", 0)
     shared = {key: recipe.views[key] for key in ("size", "mean", "std") if key in recipe.views}
     train = functools.partial(
@@ -208,9 +205,16 @@ def make_views(recipe: Recipe, dtype: str) -> dict[str, Callable]:
         "eval_views",
         dtype=dtype,
     )
+    settings = shared | dict(recipe.eval_views)
+    colours = {key: settings.pop(key) for key in ("mean", "std") if key in settings}
     return {
         "train": lambda batch, key: train(batch=batch, key=key),
         "eval": lambda batch: evaluate(batch=batch),
+        "probe": functools.partial(
+            augment.train_views, classes=0, method="cubic", dtype=dtype, **shared
+        ),
+        "crop": lambda batch: augment.eval_crop(batch, **settings),
+        "cropped": lambda images: augment.cropped_view(images, dtype=dtype, **colours),
     }
 
 

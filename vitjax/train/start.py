@@ -1,5 +1,6 @@
 """Where a run begins: its data, and its own checkpoint, another run's weights, or nothing."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -77,13 +78,18 @@ def open_splits(recipe: Recipe) -> dict[str, splits_lib.Split]:
     """{"train", "validation", "test"}: the splits that `data` names. Raises ValueError where the
     data set has other classes than the objective."""
     splits = splits_lib.open_splits(**recipe.data)
-    classes = splits["train"].info.classes
-    if "classes" in recipe.objective and recipe.objective["classes"] != classes:
+    check_classes(recipe, splits)
+    return splits
+
+
+def check_classes(recipe: Recipe, splits: Mapping[str, splits_lib.Split]) -> None:
+    """Raise ConfigError where the objective has other classes than the data set."""
+    info = splits["train"].info
+    if "classes" in recipe.objective and recipe.objective["classes"] != info.classes:
         raise config_lib.ConfigError(
             f"config key objective.classes={recipe.objective['classes']}, but the data set "
-            f"{splits['train'].info.name} has {classes} classes"
+            f"{info.name} has {info.classes} classes"
         )
-    return splits
 
 
 def open_batches(recipe: Recipe, split: splits_lib.Split, position: dict | None):

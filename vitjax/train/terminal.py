@@ -46,21 +46,32 @@ class Terminal:
         left = (now - self._started) / max(1, step - self.first) * (self.steps - step)
         self.line(f"step {step}/{self.steps}  {text}  {_clock(left)} left")
 
+    def evaluating(self, what: str, done: int, of: int) -> None:
+        """Called as an evaluation round goes on."""
+        if self._bar is not None:
+            self._bar.update(self._task, text=f"evaluating: {what} {done}/{of}")
+
     def line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     def table(self, title: str, rows: dict[str, float | str | None]) -> None:
         """One table per evaluation: a number a row; None: it was not finite."""
-        table = Table(title=title, title_justify="left", show_header=False)
-        for name, value in rows.items():
-            number = "not finite" if value is None else value
-            table.add_row(name, f"{number:,.4g}" if isinstance(number, float) else str(number))
-        self.console.print(table)
+        self.line(title)
+        self.console.print(numbers_table(rows))
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
         sys.stderr.flush()
+
+
+def numbers_table(rows: dict[str, float | str | None]) -> Table:
+    """A number a row; None: it was not finite."""
+    table = Table(show_header=False)
+    for name, value in rows.items():
+        number = "not finite" if value is None else value
+        table.add_row(name, f"{number:,.4g}" if isinstance(number, float) else str(number))
+    return table
 
 
 def _clock(seconds: float) -> str:

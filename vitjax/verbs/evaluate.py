@@ -1,0 +1,75 @@
+"""vitjax evaluate: what the frozen features of a checkpoint know, on any data set."""
+
+import argparse
+import math
+
+import jax
+from absl import logging
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vitjax.train import reopen, report, workdir
+from vitjax.train.terminal import numbers_table
+from vitjax.verbs import arguments
+
+
+def run(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="vitjax evaluate", description=__doc__)
+    arguments.add_to(parser)
+    parser.add_argument(
+        "--evaluators",
+        help="names, with commas: knn,linear; settings by --set evaluators.linear.steps=1000 "
+        "(default: those of the config)",
+    )
+    parser.add_argument("--split", default="validation", choices=["validation", "test"])
+    parser.add_argument("--out", help="a JSON file for numbers, protocols, versions and config")
+    args = parser.parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # Orbax's word on reading without writing
+    settings = arguments.settings_of(args)
+    if args.evaluators is not None:
+        chosen = [name for name in args.evaluators.split(",") if name]
+        given = settings["evaluators"]
+        settings["evaluators"] = {n: given.get(n, {}) for n in chosen}
+    if not settings["evaluators"]:
+        raise ValueError("there is nothing to evaluate: name some in --evaluators")
+    opened = reopen.open_run(settings, args.checkpoint)
+    if args.split not in opened.rounds.splits:
+        raise ValueError(
+            f"--split={args.split}: the data set has none; use another split or data set"
+        )
+    results = evaluate(opened, args.split)
+    if args.out is not None and jax.process_index() == 0:
+        record = {"split": args.split, "results": finite(results), "config": settings}
+        arguments.write_json(args.out, record | workdir.environment())
+
+
+def evaluate(opened: reopen.Opened, split: str) -> dict:
+    """One round, with its progress, a table and what it cost, on standard error."""
+    console = Console(stderr=True, quiet=jax.process_index() != 0, markup=False)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("compiling", total=None)
+        opened.rounds.progress = lambda what, done, of: bar.update(
+            task, description=f"{what} {done}/{of}", completed=done, total=of
+        )
+        with jax.set_mesh(opened.mesh):
+            results = opened.rounds.run(opened.state, split)
+    info = opened.rounds.splits[split].info
+    title = f"{opened.experiment.encoder.name} on {info.name}, {split}"
+    shown = {
+        name.removeprefix(f"eval/{split}/"): value
+        for name, value in finite(results).items()
+        if not name.endswith("seconds")
+    }
+    console.print(title, highlight=False, soft_wrap=True)
+    console.print(numbers_table(shown))
+    console.print(report.cost(split, results), highlight=False, soft_wrap=True)
+    return results
+
+
+def finite(results: dict) -> dict:
+    """JSON has no word for what is not finite: None."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in results.items()
+    }
