@@ -26,7 +26,7 @@ ALLOWED = {
         "config",
     },
     "pictures": {"evaluators", "ops"},
-    "verbs": {"train", "evaluators", "pictures", "config"},
+    "verbs": {"train", "evaluators", "pictures", "config", "ops"},
     "main": {"train", "config"},
     "__main__": {"main", "verbs", "config", "data"},
 }

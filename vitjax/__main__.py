@@ -38,6 +38,14 @@ def evaluate(argv: list[str]) -> None:
         evaluate.run(argv)
 
 
+def features(argv: list[str]) -> None:
+    """--checkpoint RUN --images DIR --out DIR: embeddings, pictures and a page"""
+    from vitjax.verbs import features
+
+    with one_line():
+        features.run(argv)
+
+
 @contextlib.contextmanager
 def one_line():
     """What the user can mend becomes one line and exit status 2."""
@@ -48,7 +56,7 @@ def one_line():
         sys.exit(2)
 
 
-VERBS = {"train": train, "evaluate": evaluate, "prepare": prepare}
+VERBS = {"train": train, "evaluate": evaluate, "features": features, "prepare": prepare}
 
 
 def main() -> None:

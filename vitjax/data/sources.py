@@ -7,6 +7,7 @@ import numpy as np
 from vitjax.data.folder import FolderSource
 from vitjax.data.info import Info
 from vitjax.data.records import open_digits, open_tfds
+from vitjax.data.shapes import open_shapes
 from vitjax.lookup import lookup
 
 
@@ -28,7 +29,12 @@ class Source(Protocol):
 
 
 # Each takes the name of a split, then its own settings by keyword.
-SOURCES = {"digits": open_digits, "folder": FolderSource, "tfds": open_tfds}
+SOURCES = {
+    "digits": open_digits,
+    "folder": FolderSource,
+    "tfds": open_tfds,
+    "shapes": open_shapes,
+}
 
 
 def create(name, split, **settings) -> Source:

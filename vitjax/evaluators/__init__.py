@@ -6,7 +6,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from vitjax.evaluators import accuracy, knn, linear
+from vitjax.evaluators import (
+    accuracy,
+    alterations,
+    corruptions,
+    cues,
+    depth,
+    foreground,
+    knn,
+    linear,
+    matching,
+    patch_knn,
+    segmentation,
+    tokencut,
+)
 from vitjax.evaluators.features import FeatureCache, Frozen, extract
 
 
@@ -25,11 +38,39 @@ class Evaluator(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-GRID = ("pooled", "layers", "patch_mean")
+def dense(module, train: tuple[str, ...] = (), needs: tuple[str, ...] = ()) -> Evaluator:
+    """One that looks at the patches of the sample."""
+    return Evaluator(module.run, module.check, train, ("sample",), needs)
+
+
+def altered(run: Callable, check: Callable) -> Evaluator:
+    """One that encodes changed images of the sample, for what the train split taught."""
+    return Evaluator(run, check, ("pooled",), ("sample",))
+
+
+VECTORS = ("pooled", "layers", "patch_mean")
+SAMPLE = ("sample",)
+
 EVALUATORS = {
+    # Of whole images.
     "accuracy": Evaluator(accuracy.run, lambda: None, validation=("logits",)),
     "knn": Evaluator(knn.run, knn.check, train=("pooled",)),
-    "linear": Evaluator(linear.run, linear.check, train=GRID, validation=GRID),
+    "linear": Evaluator(linear.run, linear.check, train=VECTORS, validation=VECTORS),
+    # Of patches.
+    "patch_knn": dense(patch_knn, SAMPLE, needs=("mask",)),
+    "segmentation": dense(segmentation, SAMPLE, needs=("mask",)),
+    "depth": dense(depth, SAMPLE, needs=("depth",)),
+    "foreground": Evaluator(foreground.run, lambda: None, validation=SAMPLE, needs=("mask",)),
+    "tokencut": dense(tokencut, needs=("mask",)),
+    "matching": dense(matching, needs=("points", "part")),
+    # Of images that were changed.
+    "corruptions": altered(corruptions.run, corruptions.check),
+    "shift": altered(alterations.shift, alterations.check_shift),
+    "shuffle": altered(alterations.shuffle, alterations.check_shuffle),
+    "occlusion": altered(alterations.occlusion, alterations.check_occlusion),
+    "scale": altered(alterations.scale, alterations.check_scale),
+    "cue_conflict": altered(cues.cue_conflict, cues.check_cue_conflict),
+    "style": altered(cues.style, cues.check_style),
 }
 
 

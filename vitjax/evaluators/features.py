@@ -41,6 +41,7 @@ class Frozen(NamedTuple):
     logits: np.ndarray | None = None  # [N, C] float32; None where the objective has no classes
     layers: tuple[np.ndarray, ...] | None = None  # [N, D_l] each: last four blocks, last first
     patch_mean: np.ndarray | None = None  # [N, D] float32
+    rows: np.ndarray | None = None  # [N] int64, their places in the split
     sample: Sample | None = None
     # (rows, steps, batch_size, seed) -> Frozen of device arrays, one batch of augmented images of
     # these rows after the other.
@@ -64,9 +65,10 @@ def extract(encode: Callable, batches: Iterable[dict]) -> Frozen:
             yield encode(batch) | {"label": batch["label"], "index": batch["index"]}
 
     whole = in_order(encoded())
-    del whole["index"]
+    rows = whole.pop("index").astype(np.int64)
     label = whole.pop("label").astype(np.int32)
-    return Frozen(label, **jax.tree.map(lambda rows: rows.astype(np.float32), whole))
+    whole = jax.tree.map(lambda array: array.astype(np.float32), whole)
+    return Frozen(label, rows=rows, **whole)
 
 
 def in_order(batches: Iterable[dict]) -> dict:

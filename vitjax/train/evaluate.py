@@ -149,8 +149,13 @@ class Rounds:
             **self.recipe.input,
         )
 
-    def sample(self, state, split: str) -> Sample:
-        """A class-balanced part of a split with its pixels, and the encoder to look at others."""
+    def sample(self, state, split: str, places: np.ndarray | None = None) -> Sample:
+        """Some of a split with its pixels, and the encoder to look at others: the examples at
+        `places`, or as many as the rounds sample, class-balanced."""
+        if places is None:
+            part, places = balanced(self.splits[split], self.sample_examples)
+        else:
+            part = self.splits[split].select(places)
         mesh = self.experiment.mesh
         rows = mesh_lib.batch_shards(mesh)
         size = min(self.recipe.batch_size, -(-self.sample_examples // rows) * rows)
@@ -159,7 +164,6 @@ class Rounds:
             lambda images: mesh_lib.put_rows(images, mesh),
             size,
         )
-        part, places = balanced(self.splits[split], self.sample_examples)
         sample = take_sample(
             self.experiment.frozen.crop, encode, self._batches(part, size, annotated=True)
         )

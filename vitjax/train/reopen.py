@@ -19,6 +19,16 @@ from vitjax.train.setup import Experiment
 from vitjax.train.state import State
 
 
+# How long a run trains, and how, says nothing of its encoder; other data may not even allow it.
+UNTRAINED = {
+    "steps": 1,
+    "epochs": None,
+    "examples": None,
+    "optimizer": {"name": "sgd", "lr": 0.0, "schedule": {"name": "constant"}},
+    "checkpoint": {},
+}
+
+
 class Opened(NamedTuple):
     """An encoder with its weights, and the data to look at. Use it under jax.set_mesh(mesh)."""
 
@@ -57,7 +67,7 @@ def open_run(settings: dict, path=None) -> Opened:
     was trained on, unless evaluators.accuracy asks for its classifier. Raises ValueError.
     """
     with config_lib.one_line():
-        recipe = recipe_lib.read(settings | {"checkpoint": {}})
+        recipe = recipe_lib.read(settings | UNTRAINED)
         start.check(recipe)
         mesh = config_lib.call(mesh_lib.make_mesh, recipe.mesh, "mesh", devices=jax.devices())
         splits = splits_lib.open_splits(**recipe.data)

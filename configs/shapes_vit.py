@@ -1,0 +1,65 @@
+"""A small ViT on `shapes`: procedural pictures with masks, parts, depth and key points, so that
+every dense evaluator has something to measure while it trains. Nothing to download.
+
+    python -m vitjax.main --config configs/shapes_vit.py --workdir runs/shapes_vit
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from vitjax.config import parse_arg, smoke
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    examples: int = 10_000
+    texture: str = "random"
+    smoke: bool = False
+
+
+def get_config(arg=""):
+    args = parse_arg(arg, Args)
+    c = ConfigDict()
+    c.seed = 0
+    c.batch_size = 128
+    c.epochs = 20
+
+    c.data = dict(
+        name="shapes", size=32, examples=args.examples, texture=args.texture, minival=0.1
+    )
+    c.input = dict(canvas=32)
+    c.views = dict(size=32, crop="pad", pad=2, flip=True, mean=[0.5] * 3, std=[0.25] * 3)
+    c.eval_views = dict(crop=1.0)
+
+    # Patches of 4 x 4 pixels: 64 tokens.
+    c.encoder = dict(name="vit", variant="Ti/4", width=96, depth=6, mlp=288, heads=3, pool="cls")
+    c.encoder.scan = False
+    c.objective = dict(name="supervised", classes=10, label_smoothing=0.1)
+    c.optimizer = dict(
+        name="adamw",
+        lr=1e-3,
+        weight_decay=0.05,
+        clip_norm=1.0,
+        schedule=dict(name="cosine", warmup_epochs=2),
+    )
+
+    c.mesh = dict(replica=1, data=-1, model=1)
+    c.sharding = dict(parameters="fsdp")
+
+    c.evaluate = dict(every_epochs=10, train_examples=2_000, sample_examples=200)
+    c.evaluators = dict(
+        accuracy=dict(),
+        linear=dict(steps=500, batch_size=256),
+        knn=dict(k=(20,)),
+        patch_knn=dict(),
+        matching=dict(),
+    )
+    c.checkpoint = dict(every_epochs=5, keep=2)
+    c.log = dict(every_steps=25)
+
+    if args.smoke:
+        smoke(c, width=16, depth=2, mlp=32, heads=2)
+        c.data = dict(name="shapes", size=8, examples=200)
+        c.evaluate.sample_examples = 20
+    return c

@@ -1,0 +1,130 @@
+"""vitjax features: embeddings of a folder of images, pictures of what they hold, a page to look at.
+
+Writes into --out: embeddings.npz and embeddings.parquet (name, class, embedding of each image),
+PNG pictures, and index.html, which holds them all.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from absl import logging
+
+from vitjax.evaluators.features import Frozen, Sample, fetch
+from vitjax.train import reopen
+from vitjax.verbs import arguments, gallery
+
+SPLIT = "train"  # the images stand there; there is no other
+
+
+class Seen(NamedTuple):
+    """What one encoder makes of the images. weights: attention of the last block on the sample,
+    [M, H, N, N]; None where the encoder has none. prefix: tokens before the patches."""
+
+    name: str
+    frozen: Frozen
+    sample: Sample
+    weights: np.ndarray | None
+    prefix: int
+
+
+def run(argv: list[str]) -> None:
+    summary, _, more = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser("vitjax features", description=summary, epilog=more)
+    arguments.add_to(parser)
+    parser.add_argument("--images", help="a folder or archive of images, in class folders or not")
+    parser.add_argument("--part", default="all", help="of split/class/image, the split to take")
+    parser.add_argument("--out", required=True, help="a folder for what is made")
+    parser.add_argument("--pictures", type=int, default=8, help="images to look at closely")
+    parser.add_argument(
+        "--query", type=patch, help="ROW,COLUMN of the patch whose attention is drawn: the middle"
+    )
+    parser.add_argument(
+        "--against", action="append", default=[], help="another run, seen side by side"
+    )
+    args = parser.parse_args(argv)
+    logging.set_verbosity(logging.ERROR)  # Orbax's word on reading without writing
+    if (args.images is None) == (args.data is None):
+        raise ValueError("expected one of --images and --data: what to look at")
+    if args.pictures < 2:
+        raise ValueError(f"--pictures={args.pictures}: expected at least 2")
+
+    runs = [(args.checkpoint or args.config, arguments.settings_of(args), args.checkpoint)]
+    runs += [(path, reopen.settings_of(path), path) for path in args.against]
+    seen, keys, classes, places = [], None, None, None
+    for name, settings, checkpoint in runs:
+        opened = reopen.open_run(settings | looking(args, runs[0][1]), checkpoint)
+        split = opened.rounds.splits[SPLIT]
+        keys, classes = split.keys(), split.info.names
+        seen.append(look(opened, name, places))
+        places = seen[0].sample.rows
+        if len(seen) == 1:
+            first = opened
+    if jax.process_index() == 0:
+        out = Path(args.out)
+        out.mkdir(parents=True, exist_ok=True)
+        names = [keys[row] for row in seen[0].frozen.rows]
+        write_embeddings(seen[0].frozen, names, classes, out)
+
+        def crops(rows):
+            with jax.set_mesh(first.mesh):
+                return first.rounds.sample(first.state, SPLIT, rows).images
+
+        page = gallery.make(seen, names, classes, crops, out, args.query)
+        print(page)
+
+
+def patch(text: str) -> tuple[int, int]:
+    """The type of --query."""
+    row, column = text.split(",")
+    return int(row), int(column)
+
+
+def looking(args: argparse.Namespace, settings: dict) -> dict:
+    """The sections of a config that say what to look at; data, if not --images, as `settings`."""
+    data = settings["data"]
+    if args.images is not None:
+        data = {"name": "folder", "path": args.images, "train": args.part}
+    return {
+        "data": data | {"minival": 0, "validation": None, "test": None},
+        "evaluators": {},
+        "evaluate": {"sample_examples": args.pictures},
+    }
+
+
+def look(opened: reopen.Opened, name: str, places: np.ndarray | None) -> Seen:
+    """Encode all images, and the sample (at `places`, where given) with its attention."""
+    state, encoder = opened.state, opened.experiment.encoder
+    with jax.set_mesh(opened.mesh):
+        frozen = opened.rounds.features(state, SPLIT)
+        sample = opened.rounds.sample(state, SPLIT, places)
+        attend, weights = opened.experiment.frozen.attend, None
+        if attend is not None:
+            images = sample.images.astype(np.float32)
+            weights = fetch(attend(state.params, state.extra, images))
+    return Seen(f"{Path(name).name} ({encoder.name})", frozen, sample, weights, encoder.prefix)
+
+
+def write_embeddings(frozen: Frozen, names: list[str], classes, out: Path) -> None:
+    """One row per image that could be read, in the order of the folder."""
+    np.savez(
+        out / "embeddings.npz",
+        name=np.asarray(names),
+        label=frozen.label,
+        classes=np.asarray(classes),
+        embedding=frozen.pooled,
+    )
+    width = frozen.pooled.shape[1]
+    embedding = pa.FixedSizeListArray.from_arrays(frozen.pooled.reshape(-1), width)
+    table = pa.table(
+        {
+            "name": names,
+            "class": [classes[label] for label in frozen.label],
+            "embedding": embedding,
+        }
+    )
+    parquet.write_table(table, out / "embeddings.parquet")
