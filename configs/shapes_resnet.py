@@ -35,11 +35,10 @@ def get_config(arg=""):
     c.encoder = dict(name="resnet", variant="18", stem="small", width=0.25)
     c.objective = dict(name="supervised", classes=10, label_smoothing=0.1)
     c.optimizer = dict(
-        name="sgd",
-        lr=0.1,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=5e-4,
+        name="adamw",
+        lr=2e-3,
+        weight_decay=0.05,
+        clip_norm=1.0,
         schedule=dict(name="cosine", warmup_epochs=1),
     )
 
@@ -59,6 +58,7 @@ def get_config(arg=""):
 
     if args.smoke:
         smoke(c)
-        c.data = dict(name="shapes", size=8, examples=200)
+        c.data = dict(name="shapes", size=16, examples=200)
+        c.input = dict(canvas=16)
         c.evaluate.sample_examples = 20
     return c

@@ -60,6 +60,7 @@ def get_config(arg=""):
 
     if args.smoke:
         smoke(c, width=16, depth=2, mlp=32, heads=2)
-        c.data = dict(name="shapes", size=8, examples=200)
+        c.data = dict(name="shapes", size=16, examples=200)
+        c.input = dict(canvas=16)
         c.evaluate.sample_examples = 20
     return c

@@ -4,18 +4,8 @@ import json
 
 import pytest
 
-from vitjax.train import loop
 from vitjax.train.metrics import read
 from vitjax.verbs import evaluate
-
-
-@pytest.fixture(scope="module")
-def trained(settings, tmp_path_factory):
-    """A run of 4 steps, with the average of its weights."""
-    workdir = tmp_path_factory.mktemp("run")
-    average = settings["objective"] | {"ema_decay": 0.5}
-    loop.run(settings | {"objective": average}, workdir)
-    return workdir
 
 
 def numbers(file):
