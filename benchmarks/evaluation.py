@@ -29,13 +29,16 @@ ALTERED = ("corruptions", "shift", "shuffle", "occlusion", "scale", "cue_conflic
 DENSE = ("patch_knn", "segmentation", "depth", "foreground", "tokencut", "matching")
 SETTINGS = (
     "evaluate.train_examples=5000",
-    "evaluate.sample_examples=500",
+    "evaluate.sample_examples=400",
     "evaluators.linear.steps=1000",
     "evaluators.linear.batch_size=256",
     "evaluators.knn.k=(10,20,100)",
     "evaluators.segmentation.steps=500",
     "evaluators.depth.steps=300",
     "evaluators.corruptions.scale='cifar'",
+    "evaluators.corruptions.severities=(1,3,5)",
+    "evaluators.attentive.steps=300",
+    "evaluators.fewshot.shots=(1,10)",
 )
 # Evaluator, number, what it is called in the table, and how it is printed.
 ROWS = (
@@ -102,6 +105,8 @@ def measure(data: str, args) -> None:
             workdir = Path(args.runs) / f"{data}_{kind}"
             run("vitjax.main", "--config", configs[kind], "--workdir", str(workdir))
             which = ["--checkpoint", str(workdir)]
+        if data == "cifar10":
+            which += ["--set", f"data.path={args.cifar10}"]
         print(f"{data}, {encoder}", file=sys.stderr)
         evaluators = ",".join(names)
         common = ["--split", "test", "--evaluators", evaluators, "--out", str(out)]
