@@ -39,6 +39,8 @@ SETTINGS = (
     "evaluators.corruptions.severities=(1,3,5)",
     "evaluators.attentive.steps=300",
     "evaluators.fewshot.shots=(1,10)",
+    "evaluators.logistic.grid=(1e-4,1e-3,1e-2,1e-1,1,10,100)",
+    "evaluators.logistic.iterations=300",
 )
 # Evaluator, number, what it is called in the table, and how it is printed.
 ROWS = (
