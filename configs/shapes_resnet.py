@@ -25,9 +25,7 @@ def get_config(arg=""):
     c.batch_size = 128
     c.epochs = 10
 
-    c.data = dict(
-        name="shapes", size=32, examples=args.examples, texture=args.texture, minival=0.1
-    )
+    c.data = dict(name="shapes", size=32, examples=args.examples, texture=args.texture, minival=0.1)
     c.input = dict(canvas=32)
     c.views = dict(size=32, crop="pad", pad=2, flip=True, mean=[0.5] * 3, std=[0.25] * 3)
     c.eval_views = dict(crop=1.0)

@@ -18,7 +18,6 @@ from vitjax.train.recipe import Recipe
 from vitjax.train.setup import Experiment
 from vitjax.train.state import State
 
-
 # How long a run trains, and how, says nothing of its encoder; other data may not even allow it.
 UNTRAINED = {
     "steps": 1,
