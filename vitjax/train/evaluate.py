@@ -4,12 +4,11 @@ import functools
 import time
 from collections.abc import Callable, Mapping
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from vitjax import evaluators
-from vitjax.data import pipeline, subset
+from vitjax.data import subset
 from vitjax.data.splits import Split
 from vitjax.evaluators.features import (
     FIELDS,
@@ -21,12 +20,11 @@ from vitjax.evaluators.features import (
     take_sample,
 )
 from vitjax.sharding import mesh as mesh_lib
-from vitjax.train import setup
+from vitjax.train import batches, setup
 from vitjax.train.recipe import Recipe
 from vitjax.train.setup import Experiment
 
 SHEET = 40  # images of the prediction sheet
-TRAINING_ONLY = ("workers", "shuffle")  # settings of `input` that a pass has no use for
 
 
 class Rounds:
@@ -133,21 +131,11 @@ class Rounds:
         encode = self.experiment.frozen.encode(fields, seed)
         mesh_lib.check_batch(batch_size, self.experiment.mesh)
         part = self.splits[split].select(rows)
-        with self._training_batches(part, batch_size, seed) as batches:
+        with batches.training(self.recipe, part, batch_size, seed) as stream:
             for step in range(steps):
                 self.progress("steps on augmented images", step, steps)
-                batch = mesh_lib.put_batch(next(batches), self.experiment.mesh)
+                batch = mesh_lib.put_batch(next(stream), self.experiment.mesh)
                 yield Frozen(batch["label"], **encode(state.params, state.extra, batch))
-
-    def _training_batches(self, split: Split, batch_size: int, seed: int):
-        return pipeline.train_batches(
-            split,
-            batch_size=batch_size,
-            seed=seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            **self.recipe.input,
-        )
 
     def sample(self, state, split: str, places: np.ndarray | None = None) -> Sample:
         """Some of a split with its pixels, and the encoder to look at others: the examples at
@@ -174,17 +162,7 @@ class Rounds:
         return self._batches(self.splits[split], self.recipe.batch_size)
 
     def _batches(self, split: Split, batch_size: int, annotated: bool = False):
-        settings = {
-            key: value for key, value in self.recipe.input.items() if key not in TRAINING_ONLY
-        }
-        local = pipeline.eval_batches(
-            split,
-            batch_size=batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            annotated=annotated,
-            **settings,
-        )
+        local = batches.single_pass(self.recipe, split, batch_size, annotated)
         total = -(-len(split) // batch_size)
         for number, batch in enumerate(local):
             self.progress("features", number, total)

@@ -13,8 +13,8 @@ from vitjax.data import pipeline, sources
 from vitjax.data import splits as splits_lib
 from vitjax.lookup import lookup
 from vitjax.sharding import mesh as mesh_lib
+from vitjax.train import batches, setup
 from vitjax.train import recipe as recipe_lib
-from vitjax.train import setup
 from vitjax.train.evaluate import Rounds
 from vitjax.train.recipe import Recipe
 from vitjax.train.setup import Experiment
@@ -94,17 +94,10 @@ def check_classes(recipe: Recipe, splits: Mapping[str, splits_lib.Split]) -> Non
 
 def open_batches(recipe: Recipe, split: splits_lib.Split, position: dict | None):
     """The stream of training batches, this process's rows. position: from a checkpoint."""
-    batches = pipeline.train_batches(
-        split,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        **recipe.input,
-    )
+    stream = batches.training(recipe, split, recipe.batch_size, recipe.seed)
     if position is not None:
-        batches.set_state(position)
-    return batches
+        stream.set_state(position)
+    return stream
 
 
 def first_state(
