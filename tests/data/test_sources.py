@@ -8,6 +8,7 @@ import pytest
 import sklearn.datasets
 
 from vitjax.data import sources
+from vitjax.data.annotations import read_map
 from vitjax.data.decode import decode
 from vitjax.data.prepare import prepare_digits
 
@@ -102,6 +103,15 @@ def test_tfds_reads_a_prepared_data_set_by_name(digits_dir):
     source = sources.create("tfds", "train", dataset=dataset, data_dir=digits_dir)
     assert source.info == digits.info
     assert source[7] == digits[7]
+
+
+def test_a_feature_of_a_tfds_data_set_may_be_a_map(digits_dir):
+    where = {"dataset": "vitjax_digits/random:1.0.0", "data_dir": digits_dir}
+    source = sources.create("tfds", "train", mask="image", **where)
+    assert source.annotations == ("mask",) and source[7]["mask"] == source[7]["image"]
+    assert read_map(source[7]["mask"], "mask").shape == (8, 8)
+    with pytest.raises(ValueError, match=r"^[^\n]*no feature 'deep', only [^\n]*data.depth$"):
+        sources.create("tfds", "train", depth="deep", **where)
 
 
 @pytest.fixture
