@@ -35,6 +35,18 @@ def test_the_protocol_changes_with_what_a_number_depends_on(rounds, recipe):
     assert same != protocol(evaluators={"knn": {"k": [6]}})
 
 
+def test_the_size_of_the_sample_is_of_the_protocol_of_those_who_look_at_it(rounds, recipe):
+    both = recipe_lib.read(recipe | {"evaluators": {"knn": {}, "shift": {}}})
+
+    def protocol(name, sample):
+        return evaluate.Rounds(both, None, rounds.splits, sample_examples=sample).protocol(
+            name, "validation"
+        )
+
+    assert protocol("knn", 10) == protocol("knn", 20)
+    assert protocol("shift", 10) != protocol("shift", 20)
+
+
 def test_evaluators_without_a_validation_split_are_refused(rounds):
     with pytest.raises(ValueError, match=r"set data\.minival or data\.validation"):
         evaluate.Rounds(rounds.recipe, None, {"train": rounds.splits["train"]})

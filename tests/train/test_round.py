@@ -1,6 +1,7 @@
 """A whole evaluation round: one pass over each split, the same numbers on every mesh."""
 
 import jax
+import numpy as np
 import pytest
 
 from vitjax.data import pipeline
@@ -75,7 +76,7 @@ def test_augmented_images_of_the_train_split_come_as_asked(shapes):
     opened = reopen.open_run(shapes)
     with jax.set_mesh(opened.mesh):
         train = opened.rounds.features(opened.state, "train", ("patch_mean",))
-        rows = [3, 4, 7, 9, 11, 20]
+        rows = np.array([3, 4, 7, 9, 11, 20])
         batches = list(train.stream(rows, steps=3, batch_size=8, seed=0))
         again = next(train.stream(rows, steps=1, batch_size=8, seed=0))
     labels = [int(label) for batch in batches for label in batch.label]

@@ -76,11 +76,7 @@ class Rounds:
         views = {k: v for k, v in self.recipe.views.items() if k in ("size", "mean", "std")}
         images = [f"{part} {len(self.splits[part])}" for part in ("train", split)]
         context = [data, views, self.recipe.eval_views, *images]
-        context += [
-            self.recipe.input["canvas"],
-            self.sample_examples,
-            setup.compute_dtype(self.recipe.precision),
-        ]
+        context += [self.recipe.input["canvas"], setup.compute_dtype(self.recipe.precision)]
         if "sample" in evaluators.EVALUATORS[name].validation:
             context.append(self.sample_examples)
         return evaluators.protocol(name, self.recipe.evaluators[name], context)
@@ -124,13 +120,15 @@ class Rounds:
         frozen = extract(
             lambda batch: encode(state.params, state.extra, batch), self.batches(split)
         )
-        return frozen._replace(stream=functools.partial(self.stream, state, split, fields))
+        stream = functools.partial(self.stream, state, split, fields, frozen.rows)
+        return frozen._replace(stream=stream)
 
-    def stream(self, state, split: str, fields, rows, steps: int, batch_size: int, seed: int):
-        """See Frozen.stream. The views of a probe have nothing to do with those of the run."""
+    def stream(self, state, split: str, fields, places, rows, steps, batch_size, seed):
+        """See Frozen.stream; places: of its rows in the split. The views of a probe have nothing to
+        do with those of the run."""
         encode = self.experiment.frozen.encode(fields, seed)
         mesh_lib.check_batch(batch_size, self.experiment.mesh)
-        part = self.splits[split].select(rows)
+        part = self.splits[split].select(places[rows])
         with batches.training(self.recipe, part, batch_size, seed) as stream:
             for step in range(steps):
                 self.progress("steps on augmented images", step, steps)
