@@ -23,7 +23,7 @@ def get_config(arg=""):
     c = ConfigDict()
     c.seed = 0
     c.batch_size = 128
-    c.epochs = 20
+    c.epochs = 15
 
     c.data = dict(name="shapes", size=32, examples=args.examples, texture=args.texture, minival=0.1)
     c.input = dict(canvas=32)
@@ -31,12 +31,12 @@ def get_config(arg=""):
     c.eval_views = dict(crop=1.0)
 
     # Patches of 4 x 4 pixels: 64 tokens.
-    c.encoder = dict(name="vit", variant="Ti/4", width=96, depth=6, mlp=288, heads=3, pool="cls")
+    c.encoder = dict(name="vit", variant="Ti/4", width=64, depth=4, mlp=192, heads=4, pool="cls")
     c.encoder.scan = False
     c.objective = dict(name="supervised", classes=10, label_smoothing=0.1)
     c.optimizer = dict(
         name="adamw",
-        lr=1e-3,
+        lr=2e-3,
         weight_decay=0.05,
         clip_norm=1.0,
         schedule=dict(name="cosine", warmup_epochs=2),
@@ -45,7 +45,7 @@ def get_config(arg=""):
     c.mesh = dict(replica=1, data=-1, model=1)
     c.sharding = dict(parameters="fsdp")
 
-    c.evaluate = dict(every_epochs=10, train_examples=2_000, sample_examples=200)
+    c.evaluate = dict(every_epochs=5, train_examples=2_000, sample_examples=200)
     c.evaluators = dict(
         accuracy=dict(),
         linear=dict(steps=500, batch_size=256),

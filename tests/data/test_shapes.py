@@ -7,10 +7,10 @@ import pytest
 from scipy import ndimage
 from sklearn.neighbors import KNeighborsClassifier
 
-from vitjax.data import pieces as geometry
-from vitjax.data.figures import FIGURES, PARTS, POINTS
 from vitjax.data.shapes import open_shapes
-from vitjax.data.textures import LUMINANCE, PATTERNS, Draws, colour, draw_texture, paint
+from vitjax.data.shapes import pieces as geometry
+from vitjax.data.shapes.figures import FIGURES, PARTS, POINTS
+from vitjax.data.shapes.textures import LUMINANCE, PATTERNS, Draws, colour, draw_texture, paint
 
 MAPS = {"image": np.uint8, "mask": np.uint8, "part": np.uint8, "depth": np.float32}
 

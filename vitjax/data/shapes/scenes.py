@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitjax.data.figures import FIGURES, PARTS
-from vitjax.data.pieces import Piece, bounds, coverage, distance, ellipse, polygon, window
-from vitjax.data.textures import Texture, clipped, draw_texture, paint, turn
+from vitjax.data.shapes.figures import FIGURES, PARTS
+from vitjax.data.shapes.pieces import Piece, bounds, coverage, distance, ellipse, polygon, window
+from vitjax.data.shapes.textures import Texture, clipped, draw_texture, paint, turn
 
 INK = "eye"  # the part that is painted in ink, as contours are
 BULGE = 0.6  # how far a round thing stands out, in its radius

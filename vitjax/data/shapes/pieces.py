@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitjax.data.textures import clipped
+from vitjax.data.shapes.textures import clipped
 
 
 class Piece(NamedTuple):

@@ -4,8 +4,8 @@ A figure is a list of pieces, back to front, that faces right and is about 2 lon
 proportions and joints are drawn. Places are complex numbers x + iy with y down.
 """
 
-from vitjax.data.pieces import ellipse, fan, limb, polygon, ring, upright
-from vitjax.data.textures import turn
+from vitjax.data.shapes.pieces import ellipse, fan, limb, polygon, ring, upright
+from vitjax.data.shapes.textures import turn
 
 # Part p of a map is PARTS[p - 1]; p = 0 is none.
 PARTS = (

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from vitjax.data.figures import FIGURES, PARTS, POINTS
 from vitjax.data.info import Info
-from vitjax.data.pieces import bounds
-from vitjax.data.scenes import (
+from vitjax.data.shapes.figures import FIGURES, PARTS, POINTS
+from vitjax.data.shapes.pieces import bounds
+from vitjax.data.shapes.scenes import (
     compose,
     draw_ground,
     draw_scrap,
@@ -24,7 +24,7 @@ from vitjax.data.scenes import (
     part_number,
     rasterise,
 )
-from vitjax.data.textures import Draws
+from vitjax.data.shapes.textures import Draws
 
 SPLITS = ("train", "validation", "test")
 TEXTURES = ("random", "class", "conflict")
