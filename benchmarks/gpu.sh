@@ -18,4 +18,5 @@ part() {
 
 part step "$python" benchmarks/step.py --out "$out"
 part dispatch "$python" benchmarks/dispatch.py --out "$out"
+part corruptions "$python" benchmarks/corruptions.py --out "$out"
 exit "$failed"
