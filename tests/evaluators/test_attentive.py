@@ -5,23 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, looked_at
 from sklearn.linear_model import LogisticRegression
 
-from vitjax.evaluators import Frozen, attentive
-from vitjax.evaluators.features import Sample
+from vitjax.evaluators import attentive
 from vitjax.evaluators.linear import minibatches
 
 QUICK = {"lrs": (1e-4, 1e-2), "weight_decays": (1e-3, 0.05, 0.0), "steps": 60, "batch_size": 64}
-
-
-def frozen(patches, label):
-    label = np.asarray(label, np.int32)
-    patches = np.asarray(patches, np.float32)
-    pooled = patches.mean(axis=(1, 2))
-    images = np.zeros((len(label), 6, 6, 3), np.uint8)
-    sample = Sample(images, np.arange(len(label)), label, pooled, patches, encode=None)
-    return Frozen(label, pooled, sample=sample)
 
 
 def planted(images, seed=0, width=24, classes=4):
@@ -39,7 +29,7 @@ def planted(images, seed=0, width=24, classes=4):
     marked[:, 0] = 6.0
     marked[np.arange(images), 1 + label] = 6.0
     patches[np.arange(images), at] = marked
-    return frozen(patches.reshape(images, 5, 3, width), label)
+    return looked_at(patches.reshape(images, 5, 3, width), label)
 
 
 def test_only_attention_finds_the_patch_that_knows_the_class():
@@ -140,7 +130,7 @@ def test_training_is_adamw_with_warm_up_and_cosine_as_optax_has_it():
 def test_eight_devices_give_the_numbers_of_one():
     train, validation = planted(203), planted(97, seed=1)
     alone = attentive.run(train, validation, **QUICK)
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     with jax.set_mesh(mesh):  # six heads on eight devices
         assert attentive.run(train, validation, **QUICK) == pytest.approx(alone, abs=1e-6)
 
@@ -149,7 +139,7 @@ def test_the_order_of_the_patches_does_not_matter():
     train, validation = planted(203), planted(97, seed=1)
 
     def turn(split):
-        return frozen(split.sample.patches[:, ::-1].swapaxes(1, 2), split.label)
+        return looked_at(split.sample.patches[:, ::-1].swapaxes(1, 2), split.label)
 
     got = attentive.run(turn(train), turn(validation), **QUICK)
     assert got == pytest.approx(attentive.run(train, validation, **QUICK), abs=0.011)
@@ -158,7 +148,7 @@ def test_the_order_of_the_patches_does_not_matter():
 def test_validation_has_no_say_in_the_choice_and_an_unknown_label_is_wrong():
     train, validation = planted(203), planted(97, seed=1)
     got = attentive.run(train, validation, **QUICK)
-    strange = frozen(validation.sample.patches, np.full(97, 9))
+    strange = looked_at(validation.sample.patches, np.full(97, 9))
     other = attentive.run(train, strange, **QUICK)
     assert other == got | {"top1": 0.0}
 

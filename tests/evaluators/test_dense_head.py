@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType
+from planted import eight_devices
 
 from vitjax.evaluators import dense_head
 from vitjax.evaluators.dense_head import Schedule
@@ -68,7 +68,7 @@ def test_a_head_of_the_grid_is_the_head_alone_on_one_device_and_on_eight():
     np.testing.assert_allclose(
         fit((LRS[1],), (DECAYS[1],)).kernel[0], together.kernel[3], atol=1e-5
     )
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     with jax.set_mesh(mesh):
         np.testing.assert_allclose(fit().kernel, together.kernel, atol=1e-5)
 

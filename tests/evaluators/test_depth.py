@@ -4,31 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, looked_at
 from sklearn.metrics import mean_absolute_percentage_error, root_mean_squared_error
 
-from vitjax.evaluators import Frozen, depth
+from vitjax.evaluators import depth
 from vitjax.evaluators.dense_head import Head, Scale
-from vitjax.evaluators.features import Sample
 from vitjax.evaluators.maps import upsampling
 
 H, W, SIZE, WIDTH = 3, 2, 12, 5
 QUICK = {"steps": 100, "batch_size": 8, "lrs": (1e-5, 3e-2)}
 FEW = QUICK | {"steps": 5}
-
-
-def frozen(patches, pooled, metres):
-    count, size = metres.shape[:2]
-    sample = Sample(
-        images=np.zeros((count, size, size, 3), np.uint8),
-        rows=np.arange(count),
-        label=np.zeros(count, np.int32),
-        pooled=np.asarray(pooled, np.float32),
-        patches=np.asarray(patches, np.float32),
-        encode=None,
-        depth=np.asarray(metres, np.float32),
-    )
-    return Frozen(sample.label, sample.pooled, sample=sample)
 
 
 def draw(seed, count):
@@ -40,7 +25,7 @@ def draw(seed, count):
     coarse = 3 + patches[..., 2] + pooled[:, None, None, 1]
     metres = np.einsum("yh,nhw,xw->nyx", upsampling(SIZE, H), coarse, upsampling(SIZE, W))
     metres[rng.random(metres.shape) < 0.2] = 0
-    return frozen(patches, pooled, metres)
+    return looked_at(patches, pooled=pooled, depth=metres)
 
 
 def test_a_planted_linear_depth_is_learnt():
@@ -55,7 +40,9 @@ def test_a_planted_linear_depth_is_learnt():
 
 def test_without_the_pooled_features_half_of_the_planted_depth_is_out_of_reach():
     def blinded(split):
-        return frozen(split.sample.patches, 0 * split.sample.pooled, split.sample.depth)
+        return looked_at(
+            split.sample.patches, pooled=0 * split.sample.pooled, depth=split.sample.depth
+        )
 
     both = draw(0, 60), draw(1, 11)
     with_pooled = depth.run(*both, **QUICK)
@@ -148,10 +135,10 @@ def test_images_of_no_known_depth_are_left_out():
     def with_blank(split):
         s = split.sample
         metres = np.concatenate([0 * s.depth[:1], s.depth])
-        return frozen(
+        return looked_at(
             np.concatenate([s.patches[:1] + 9, s.patches]),
-            np.concatenate([s.pooled[:1], s.pooled]),
-            metres,
+            pooled=np.concatenate([s.pooled[:1], s.pooled]),
+            depth=metres,
         )
 
     assert depth.run(with_blank(train), with_blank(validation), **FEW) == want
@@ -159,7 +146,7 @@ def test_images_of_no_known_depth_are_left_out():
 
 def test_eight_devices_give_the_numbers_of_one():
     train, validation = draw(0, 21), draw(1, 9)
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     alone = depth.run(train, validation, **FEW)
     with jax.set_mesh(mesh):
         assert depth.run(train, validation, **FEW) == pytest.approx(alone, abs=2e-3)
@@ -186,7 +173,7 @@ def test_bad_settings_are_one_line_that_names_the_key(key, value):
 def test_what_cannot_be_measured_is_one_line():
     train, validation = draw(0, 3), draw(1, 2)
     blind = train._replace(sample=train.sample._replace(depth=None))
-    dark = frozen(train.sample.patches, train.sample.pooled, 0 * train.sample.depth)
+    dark = looked_at(train.sample.patches, pooled=train.sample.pooled, depth=0 * train.sample.depth)
     for first, settings, says in (
         (blind, {}, "the data set has no depth"),
         (dark, {}, "0 train and 2 validation images"),

@@ -3,15 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_in_a_row, frozen
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from vitjax.evaluators import Frozen, fewshot
-
-
-def frozen(pooled, label):
-    return Frozen(np.asarray(label, np.int32), np.asarray(pooled, np.float32))
+from vitjax.evaluators import fewshot
 
 
 def clusters(examples, seed=0, spread=1.0, width=13, classes=5):
@@ -105,7 +101,7 @@ def test_classes_are_those_of_train_wherever_their_numbers_lie():
 def test_a_mesh_changes_nothing():
     train, validation = clusters(203), clusters(157, seed=1)
     alone = fewshot.run(train, validation)
-    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
+    with jax.set_mesh(eight_in_a_row()):
         assert fewshot.run(train, validation) == alone
 
 

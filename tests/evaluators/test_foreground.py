@@ -2,28 +2,14 @@
 
 import numpy as np
 import pytest
+from planted import looked_at
 from scipy.stats import ortho_group, skew
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
-from vitjax.evaluators import Frozen, foreground
-from vitjax.evaluators.features import Sample
+from vitjax.evaluators import foreground
 
 H, W, SIZE, WIDTH = 3, 2, 12, 5
-
-
-def frozen(patches, mask):
-    count, size = mask.shape[:2]
-    sample = Sample(
-        images=np.zeros((count, size, size, 3), np.uint8),
-        rows=np.arange(count),
-        label=np.zeros(count, np.int32),
-        pooled=np.zeros((count, 3), np.float32),
-        patches=np.asarray(patches, np.float32),
-        encode=None,
-        mask=np.asarray(mask, np.uint8),
-    )
-    return Frozen(sample.label, sample.pooled, sample=sample)
 
 
 def planted(seed, count, spread, share=0.3, direction=(3, -4, 0, 0, 0)):
@@ -39,7 +25,7 @@ def planted(seed, count, spread, share=0.3, direction=(3, -4, 0, 0, 0)):
         inside.repeat(SIZE // H, axis=1).repeat(SIZE // W, axis=2)
         * (2 + np.arange(count) % 3)[:, None, None]
     )
-    return frozen(patches, mask)
+    return looked_at(patches, mask=mask)
 
 
 def test_a_planted_object_is_separated_exactly_whichever_way_it_lies():
@@ -123,6 +109,6 @@ def test_what_cannot_be_measured_is_one_line():
     with pytest.raises(ValueError, match=r"^evaluators\.foreground: the data set has no masks"):
         foreground.run(None, blind)
     for label in (0, 3):
-        filled = frozen(split.sample.patches, np.full_like(split.sample.mask, label))
+        filled = looked_at(split.sample.patches, mask=np.full_like(split.sample.mask, label))
         with pytest.raises(ValueError, match=r"^evaluators\.foreground: the masks show [^\n]*$"):
             foreground.run(None, filled)

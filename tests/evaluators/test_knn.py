@@ -3,15 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, eight_in_a_row, frozen
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from vitjax.evaluators import Frozen, knn
-
-
-def frozen(pooled, label):
-    return Frozen(np.asarray(label, np.int32), np.asarray(pooled, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +73,7 @@ def test_knn_is_that_of_scikit_learn_on_digits(digits):
 
 
 def test_eight_devices_agree_with_one_to_the_last_example(digits, noise):
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     for train, validation in (digits, noise):
         alone = knn.run(train, validation, k=(3, 10, 100))
         with jax.set_mesh(mesh):
@@ -96,7 +92,7 @@ def test_k_is_clamped_to_the_train_size_and_named_so(noise):
     got = knn.run(few, validation, k=(200, 5, 10, 100))
     assert list(got) == ["top1_k5", "top1_k10", "top1_k13"]
     assert got == pytest.approx(oracle(few, validation, (5, 10, 13), 0.07))
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = eight_in_a_row()
     with jax.set_mesh(mesh):  # two rows a device, some of them padding
         assert knn.run(few, validation, k=(200, 5, 10, 100)) == got
 
@@ -104,7 +100,7 @@ def test_k_is_clamped_to_the_train_size_and_named_so(noise):
 def test_ties_go_to_the_lower_class_and_the_earlier_example():
     along = np.tile([[1.0, 0.0]], (16, 1))
     label = np.array([4, 1, 1, 4] + [2] * 12)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = eight_in_a_row()
     for k, want in ((1, 4), (2, 1), (3, 1), (4, 1), (16, 2)):
         bank, query = frozen(along, label), frozen([[3.0, 0.0]], [want])
         assert knn.run(bank, query, k=(k,)) == {f"top1_k{k}": 1.0}
@@ -113,7 +109,7 @@ def test_ties_go_to_the_lower_class_and_the_earlier_example():
 
 
 def test_rows_that_fill_up_a_device_are_nobody_s_neighbours():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = eight_in_a_row()
     bank = frozen(np.tile([[1.0, 0.0]], (9, 1)), [3] * 9)
     with jax.set_mesh(mesh):  # nine rows on eight devices; zeros are nearer to the query than any
         assert knn.run(bank, frozen([[-1.0, 0.0]], [3]), k=(9,)) == {"top1_k9": 1.0}

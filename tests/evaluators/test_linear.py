@@ -5,20 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, frozen
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from vitjax.evaluators import Frozen, linear
+from vitjax.evaluators import linear
 
 PLAIN = {"layers": (1,), "mean_patch": (False,)}
 MEDIUM = {"steps": 150, "batch_size": 64}
 QUICK = MEDIUM | PLAIN
-
-
-def frozen(pooled, label):
-    return Frozen(np.asarray(label, np.int32), np.asarray(pooled, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +184,7 @@ def test_the_head_that_is_best_on_the_held_out_examples_is_chosen():
 
 def test_eight_devices_give_the_numbers_of_one():
     train, validation = clusters(203, 6.0), clusters(97, 6.0, seed=1)
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     odd = (
         train._replace(pooled=train.pooled[:, :13]),
         validation._replace(pooled=validation.pooled[:, :13]),

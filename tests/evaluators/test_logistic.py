@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, frozen
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
@@ -12,10 +12,6 @@ from vitjax.evaluators.features import cut, evaluation_mesh
 from vitjax.evaluators.linear import split
 
 FEW = (1e-4, 1e-2, 1.0, 1e2)
-
-
-def frozen(pooled, label):
-    return Frozen(np.asarray(label, np.int32), np.asarray(pooled, np.float32))
 
 
 def clusters(examples, seed=0, spread=3.0, width=13):
@@ -104,7 +100,7 @@ def test_the_protocol_done_with_scikit_learn_has_these_numbers():
 def test_eight_devices_give_the_numbers_of_one():
     train, validation = clusters(203), clusters(157, seed=1)
     alone = logistic.run(train, validation, grid=FEW)
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     with jax.set_mesh(mesh):
         assert logistic.run(train, validation, grid=FEW) == pytest.approx(alone, abs=1e-6)
 

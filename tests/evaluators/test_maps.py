@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices
 from scipy import stats
 
 from vitjax.evaluators import Frozen, maps
@@ -57,7 +57,7 @@ def weighed(shared, row):
 
 @pytest.mark.parametrize("together", [False, True])
 def test_each_row_is_worked_on_once_on_any_mesh(together):
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     shared = {"weights": np.arange(1.0, 4.0, dtype=np.float32)}
     for count in (3, 8, 11):  # fewer than devices, as many, more
         x = np.random.default_rng(count).normal(size=(count, 3)).astype(np.float32)

@@ -3,27 +3,12 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, looked_at
 from scipy.ndimage import map_coordinates
 
-from vitjax.evaluators import Frozen, matching
-from vitjax.evaluators.features import Sample
+from vitjax.evaluators import matching
 
 H, W, SIZE, WIDTH, K = 6, 4, 24, 9, 5  # patches of 4 x 6 pixels
-
-
-def frozen(patches, label, size=SIZE, **known):
-    count = len(patches)
-    sample = Sample(
-        images=np.zeros((count, size, size, 3), np.uint8),
-        rows=np.arange(count),
-        label=np.asarray(label, np.int32),
-        pooled=np.zeros((count, 3), np.float32),
-        patches=np.asarray(patches, np.float32),
-        encode=None,
-        **known,
-    )
-    return Frozen(sample.label, sample.pooled, sample=sample)
 
 
 def noise(seed, count):
@@ -48,7 +33,7 @@ def twins(points, size=SIZE, spread=0.0):
     patches += spread * rng.normal(size=patches.shape)
     shown = np.ones((6, len(points), 1))
     both = np.concatenate([np.broadcast_to(points, (6, *points.shape)), shown], axis=-1)
-    return frozen(patches, [4, 4, 1, 1, 2, 2], size, points=both.astype(np.float32))
+    return looked_at(patches, [4, 4, 1, 1, 2, 2], size=size, points=both.astype(np.float32))
 
 
 INNER = np.array([[4.5, 5.5], [12.5, 9.5], [17.5, 18.5], [8.5, 14.5]])
@@ -95,7 +80,7 @@ def oracle(sample, couples, alpha):
 
 def test_key_points_are_carried_by_the_protocol():
     patches, label, points, mask = noise(0, 9)
-    sample = frozen(patches, label, points=points, mask=mask).sample
+    sample = looked_at(patches, label, points=points, mask=mask).sample
     couples = matching.draw(sample.label, 1000, seed=0)
     got = matching.key_points(sample, couples, alpha=0.9)
     want = oracle(sample, couples, alpha=0.9)
@@ -144,7 +129,7 @@ def planted_parts(seed, spread):
     part = rng.integers(0, 4, (6, H, W))
     patches = np.eye(WIDTH)[part] + spread * rng.normal(size=(6, H, W, WIDTH))
     pixels = part.repeat(SIZE // H, axis=1).repeat(SIZE // W, axis=2).astype(np.uint8)
-    return frozen(patches, [0, 0, 1, 1, 2, 2], part=pixels), part
+    return looked_at(patches, [0, 0, 1, 1, 2, 2], part=pixels), part
 
 
 def test_planted_parts_match_in_full_and_chance_is_their_share():
@@ -163,7 +148,7 @@ def test_features_of_noise_match_parts_by_chance():
     rng = np.random.default_rng(5)
     part = rng.integers(0, 4, (20, H, W))
     pixels = part.repeat(SIZE // H, axis=1).repeat(SIZE // W, axis=2).astype(np.uint8)
-    got = matching.run(None, frozen(rng.normal(size=(20, H, W, WIDTH)), [0] * 20, part=pixels))
+    got = matching.run(None, looked_at(rng.normal(size=(20, H, W, WIDTH)), [0] * 20, part=pixels))
     assert got["part_accuracy"] == pytest.approx(got["part_chance"], abs=0.02)  # of 6800 patches
 
 
@@ -173,7 +158,7 @@ def test_parts_by_hand():
     part[1] = [[1, 1, 1, 1], [1, 1, 1, 0], [2, 2, 255, 255], [2, 2, 255, 255]]
     first = [[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [1, 1, 1]]]
     second = [[[2, 0, 0], [0, 2, 0]], [[0, 0, 2], [1, 0, 1]]]
-    got = matching.run(None, frozen([first, second], [0, 0], 4, part=part))
+    got = matching.run(None, looked_at([first, second], [0, 0], part=part))
     # Forth: 1 finds 1; 2 finds a 1; 3 is not in the target. Back: 1 finds 1, the other 1 finds 2
     # and 2 finds 3.
     assert got["part_accuracy"] == pytest.approx(2 / 5)
@@ -183,8 +168,8 @@ def test_parts_by_hand():
 def test_eight_devices_agree_with_one_to_the_last_point():
     patches, label, points, mask = noise(0, 9)
     part = np.random.default_rng(1).integers(0, 3, (9, SIZE, SIZE)).astype(np.uint8)
-    split = frozen(patches, label, points=points, mask=mask, part=part)
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    split = looked_at(patches, label, points=points, mask=mask, part=part)
+    mesh = eight_devices()
     for pairs in (3, 1000):
         alone = matching.run(None, split, pairs=pairs, alpha=0.6)
         assert set(alone) == {"pck_point", "pck_image", "part_accuracy", "part_chance"}

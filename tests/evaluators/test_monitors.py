@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_in_a_row
 from scipy.spatial.distance import cdist, pdist
 from scipy.special import hyp0f1
 
@@ -143,7 +143,7 @@ def test_views_follow_the_seed_and_the_image_alone(validation):
 
 def test_a_mesh_changes_nothing(validation):
     alone = monitors.run(None, validation)
-    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
+    with jax.set_mesh(eight_in_a_row()):
         assert monitors.run(None, validation) == pytest.approx(alone, rel=1e-6)
 
 

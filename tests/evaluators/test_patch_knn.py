@@ -4,32 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, eight_in_a_row, looked_at
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from vitjax.evaluators import Frozen, patch_knn
-from vitjax.evaluators.features import Sample
+from vitjax.evaluators import patch_knn
 from vitjax.evaluators.linear import split
 from vitjax.evaluators.maps import label_patches
 from vitjax.evaluators.overlap import confusion, miou, pixel_accuracy
 
 H, W, SIZE, WIDTH = 3, 2, 12, 5  # patches of 4 x 6 pixels
-
-
-def frozen(patches, mask):
-    count, size = mask.shape[:2]
-    sample = Sample(
-        images=np.zeros((count, size, size, 3), np.uint8),
-        rows=np.arange(count),
-        label=np.zeros(count, np.int32),
-        pooled=np.zeros((count, 3), np.float32),
-        patches=np.asarray(patches, np.float32),
-        encode=None,
-        mask=np.asarray(mask, np.uint8),
-    )
-    return Frozen(sample.label, sample.pooled, sample=sample)
 
 
 def draw(seed, count, spread, unknown=0.0):
@@ -41,7 +26,7 @@ def draw(seed, count, spread, unknown=0.0):
     mask = np.broadcast_to(pixels, (count, H, 4, W, 2, 3)).reshape(count, SIZE, SIZE).copy()
     mask[rng.random(mask.shape) < unknown] = 255
     clear = np.concatenate([np.eye(3)[left], np.eye(3)[right][..., 1:]], -1)
-    return frozen(10 * clear + spread * rng.normal(size=clear.shape), mask)
+    return looked_at(10 * clear + spread * rng.normal(size=clear.shape), mask=mask)
 
 
 def oracle(train, validation, k, metric):
@@ -108,7 +93,7 @@ def test_clear_features_are_segmented_to_the_pixel():
 
 def test_eight_devices_agree_with_one_to_the_last_pixel():
     train, validation = draw(0, 13, 6.0, unknown=0.3), draw(1, 7, 6.0)
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     alone = patch_knn.run(train, validation, k=(3, 9))
     with jax.set_mesh(mesh):
         assert patch_knn.run(train, validation, k=(3, 9)) == alone
@@ -127,7 +112,7 @@ def test_rows_that_fill_up_a_device_are_nobody_s_neighbours():
     train, validation = draw(0, 3, 1.0).sample, draw(1, 2, 1.0).sample
     labels = label_patches(train.mask, H, W)
     labels[2, 2, 1] = 9  # of the last patch: what stands beside the rows that fill up is its copy
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    mesh = eight_in_a_row()
     settings = {"ks": [5, 18], "cosine": False}  # 18 patches on 8 devices
     alone = patch_knn.predict(train.patches, labels, validation.patches, **settings)
     with jax.set_mesh(mesh):
@@ -145,9 +130,11 @@ def test_labels_that_the_grid_does_not_divide_count_as_resized_by_nearest_neighb
     large, small = [], []
     for each in (draw(0, 13, 3.0).sample, draw(1, 7, 3.0).sample):
         mask = np.pad(each.mask, ((0, 0), (0, 1), (0, 1)), mode="edge")  # 13 pixels, 3 x 2 patches
-        large.append(frozen(each.patches, mask))
+        large.append(looked_at(each.patches, mask=mask))
         small.append(
-            frozen(each.patches, jax.image.resize(mask, (len(mask), 12, 12), method="nearest"))
+            looked_at(
+                each.patches, mask=jax.image.resize(mask, (len(mask), 12, 12), method="nearest")
+            )
         )
     assert patch_knn.run(*large, k=(3,)) == patch_knn.run(*small, k=(3,))
 
@@ -161,7 +148,7 @@ def test_bad_settings_are_one_line_that_names_the_key(key, value):
 def test_what_cannot_be_measured_is_one_line():
     train, validation = draw(0, 3, 1.0), draw(1, 2, 1.0)
     blind = validation._replace(sample=validation.sample._replace(mask=None))
-    unknown = frozen(train.sample.patches, np.full_like(train.sample.mask, 255))
+    unknown = looked_at(train.sample.patches, mask=np.full_like(train.sample.mask, 255))
     for both, says in (
         ((train, blind), "the data set has no masks"),
         ((draw(0, 1, 1.0), validation), "1 train image"),

@@ -3,14 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, eight_in_a_row, frozen
 from sklearn.metrics import average_precision_score
 
-from vitjax.evaluators import Frozen, retrieval
-
-
-def frozen(pooled, label):
-    return Frozen(np.asarray(label, np.int32), np.asarray(pooled, np.float32))
+from vitjax.evaluators import retrieval
 
 
 def clusters(images, seed=0, width=11, classes=6):
@@ -55,14 +51,14 @@ def test_eight_devices_give_the_numbers_of_one(rare, monkeypatch):
         retrieval, "QUERIES", 8
     )  # several chunks on a device, the last one filled up
     assert retrieval.run(None, rare) == pytest.approx(alone, abs=1e-6)
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     with jax.set_mesh(mesh):
         assert retrieval.run(None, rare) == pytest.approx(alone, abs=1e-6)
 
 
 def test_fewer_queries_than_devices():
     split = frozen(np.eye(5)[[0, 0, 1, 1, 2]], [0, 0, 1, 1, 2])
-    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
+    with jax.set_mesh(eight_in_a_row()):
         assert retrieval.run(None, split) == {"map": 1.0, "recall_at_1": 1.0}
 
 

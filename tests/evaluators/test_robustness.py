@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, frozen
 from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifier
 from sklearn.neighbors import KNeighborsClassifier
@@ -16,10 +16,6 @@ from vitjax.evaluators import Frozen, alterations, corruptions, cues, knn
 from vitjax.evaluators.features import Sample
 from vitjax.evaluators.readout import readout
 from vitjax.ops.corruptions import corrupt
-
-
-def frozen(pooled, label, sample=None):
-    return Frozen(np.asarray(label, np.int32), np.asarray(pooled, np.float32), sample=sample)
 
 
 def split(images, label, see):
@@ -33,10 +29,6 @@ def split(images, label, see):
     label = np.asarray(label, np.int32)
     sample = Sample(np.asarray(images), np.arange(len(label)), label, pooled, patches, encode)
     return Frozen(label, pooled, sample=sample)
-
-
-def mesh():
-    return jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
 
 
 # Readouts.
@@ -77,7 +69,7 @@ def test_knn_is_that_of_scikit_learn_and_of_the_evaluator(digits):
     assert np.mean(got != want) < 2 / len(want)
     hits = knn.run(train, validation, k=(20,))
     assert {"top1_k20": np.mean(got == validation.label)} == hits
-    with jax.set_mesh(mesh()):
+    with jax.set_mesh(eight_devices()):
         np.testing.assert_array_equal(readout(train, "knn")(validation.pooled), got)
         few = frozen(np.tile([[1.0, 0.0]], (9, 1)), [3] * 9)  # nine rows on eight devices
         assert readout(few, "knn")(np.float32([[-1, 0]])).tolist() == [3]
@@ -144,7 +136,7 @@ def test_noise_follows_the_row_of_an_image_not_devices_or_batches(written, monke
     assert (want != sample.images).mean() > 0.3
     grey = corruptions.corrupted(np.full_like(sample.images, 99), sample.rows, *settings)
     assert (grey[0] != grey[1]).mean() > 0.3
-    with jax.set_mesh(mesh()):
+    with jax.set_mesh(eight_devices()):
         monkeypatch.setattr(corruptions, "IMAGES", 2)  # three steps of 16, the last one filled up
         some = np.arange(36, -1, -1)
         got = corruptions.corrupted(sample.images[some], sample.rows[some], *settings)

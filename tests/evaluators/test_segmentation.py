@@ -3,31 +3,16 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from planted import eight_devices, looked_at
 from scipy.special import log_softmax
 
-from vitjax.evaluators import Frozen, segmentation
+from vitjax.evaluators import segmentation
 from vitjax.evaluators.dense_head import Head, Scale
-from vitjax.evaluators.features import Sample
 from vitjax.evaluators.linear import split
 from vitjax.evaluators.maps import upsampling
 
 H, W, SIZE, WIDTH = 3, 2, 12, 7
 QUICK = {"steps": 60, "batch_size": 4, "lrs": (1e-4, 1e-2), "weight_decays": (1e-3,)}
-
-
-def frozen(patches, mask):
-    count, size = mask.shape[:2]
-    sample = Sample(
-        images=np.zeros((count, size, size, 3), np.uint8),
-        rows=np.arange(count),
-        label=np.zeros(count, np.int32),
-        pooled=np.zeros((count, 3), np.float32),
-        patches=np.asarray(patches, np.float32),
-        encode=None,
-        mask=np.asarray(mask, np.uint8),
-    )
-    return Frozen(sample.label, sample.pooled, sample=sample)
 
 
 def draw(seed, count, spread=0.3, classes=3):
@@ -36,7 +21,7 @@ def draw(seed, count, spread=0.3, classes=3):
     clear = np.eye(WIDTH)[rng.integers(0, classes, (count, H, W))]
     down, across = upsampling(SIZE, H), upsampling(SIZE, W)
     mask = np.einsum("yh,nhwc,xw->nyxc", down, clear, across)[..., :classes].argmax(-1)
-    return frozen(5 * clear + spread * rng.normal(size=clear.shape), mask)
+    return looked_at(5 * clear + spread * rng.normal(size=clear.shape), mask=mask)
 
 
 def test_planted_classes_are_found_to_the_pixel_almost():
@@ -55,13 +40,17 @@ def test_unknown_pixels_teach_nothing_and_count_nothing():
         assert (mask != train.sample.mask).any()
         got.append(
             segmentation.run(
-                frozen(train.sample.patches, np.where(hidden, 255, mask)), validation, **QUICK
+                looked_at(train.sample.patches, mask=np.where(hidden, 255, mask)),
+                validation,
+                **QUICK,
             )
         )
     assert got[0] == got[1] and got[0]["miou"] > 0.5
     mask = np.where(np.random.default_rng(3).random(validation.sample.mask.shape) < 0.5, 255, 1)
-    part = segmentation.run(train, frozen(validation.sample.patches, mask), **QUICK)
-    whole = segmentation.run(train, frozen(validation.sample.patches, mask * 0 + 1), **QUICK)
+    part = segmentation.run(train, looked_at(validation.sample.patches, mask=mask), **QUICK)
+    whole = segmentation.run(
+        train, looked_at(validation.sample.patches, mask=mask * 0 + 1), **QUICK
+    )
     assert part["pixel_accuracy"] == pytest.approx(whole["pixel_accuracy"], abs=0.05)
 
 
@@ -92,7 +81,7 @@ def test_the_head_that_is_best_on_the_held_out_images_is_chosen():
     mask = train.sample.mask.copy()
     mask[rest] = (mask[rest] + 1) % 3
     settings = QUICK | {"lrs": (1e-9, 1e-2), "holdout": 0.3}
-    assert segmentation.run(frozen(train.sample.patches, mask), draw(1, 9), **settings)[
+    assert segmentation.run(looked_at(train.sample.patches, mask=mask), draw(1, 9), **settings)[
         "lr"
     ] == pytest.approx(1e-9)
     assert segmentation.run(train, draw(1, 9), **settings)["lr"] == 1e-2
@@ -102,14 +91,14 @@ def test_the_head_that_is_best_on_the_held_out_images_is_chosen():
 def test_validation_has_no_say_in_the_choice_and_may_hold_a_class_that_train_lacks():
     train, validation = draw(0, 21), draw(1, 9)
     got = segmentation.run(train, validation, **QUICK)
-    other = frozen(validation.sample.patches, np.full_like(validation.sample.mask, 6))
+    other = looked_at(validation.sample.patches, mask=np.full_like(validation.sample.mask, 6))
     missed = segmentation.run(train, other, **QUICK)
     assert missed == {**got, "miou": 0.0, "pixel_accuracy": 0.0}
 
 
 def test_eight_devices_give_the_numbers_of_one():
     train, validation = draw(0, 21, spread=4.0), draw(1, 9, spread=4.0)
-    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    mesh = eight_devices()
     alone = segmentation.run(train, validation, **QUICK)
     with jax.set_mesh(mesh):
         assert segmentation.run(train, validation, **QUICK) == pytest.approx(alone, abs=2e-3)

@@ -2,27 +2,13 @@
 
 import numpy as np
 import pytest
+from planted import looked_at
 from scipy.linalg import eigh
 from sklearn.cluster import spectral_clustering
 
-from vitjax.evaluators import Frozen, tokencut
-from vitjax.evaluators.features import Sample
+from vitjax.evaluators import tokencut
 
 H, W, SIZE, WIDTH = 6, 8, 24, 5  # patches of 4 x 3 pixels
-
-
-def frozen(patches, mask):
-    count, size = mask.shape[:2]
-    sample = Sample(
-        images=np.zeros((count, size, size, 3), np.uint8),
-        rows=np.arange(count),
-        label=np.zeros(count, np.int32),
-        pooled=np.zeros((count, 3), np.float32),
-        patches=np.asarray(patches, np.float32),
-        encode=None,
-        mask=np.asarray(mask, np.uint8),
-    )
-    return Frozen(sample.label, sample.pooled, sample=sample)
 
 
 def scene(*objects, spread=0.1, seed=0):
@@ -71,7 +57,7 @@ def test_a_planted_object_is_recovered_exactly_and_as_scikit_learn_has_it(box):
 def test_planted_objects_score_one():
     scenes = [scene(box, seed=i) for i, box in enumerate(((1, 2, 4, 5), (0, 0, 2, 3)))]
     mask = np.stack([7 * pixels(inside) for inside, _ in scenes])
-    got = tokencut.run(None, frozen(np.stack([patches for _, patches in scenes]), mask))
+    got = tokencut.run(None, looked_at(np.stack([patches for _, patches in scenes]), mask=mask))
     assert got == {"iou": 1.0, "corloc": 1.0}
 
 
@@ -90,12 +76,12 @@ def test_iou_and_corloc_by_hand():
     whole, half, none = pixels(inside), pixels(scene((1, 2, 4, 8))[0]), pixels(inside & False)
     far = pixels(scene((5, 0, 6, 8))[0])
     mask = np.stack([whole, half, far, none]).astype(np.uint8)
-    got = tokencut.run(None, frozen(np.stack([patches] * 4), mask))
+    got = tokencut.run(None, looked_at(np.stack([patches] * 4), mask=mask))
     # The last image shows no object. Half of a box is not more than half.
     assert got == pytest.approx({"iou": (1 + 1 / 2 + 0) / 3, "corloc": 1 / 3})
     # Of two objects in an image one is enough, also where they touch and only their classes differ.
     two = np.where(whole, 3, np.where(half, 4, 0))[None]
-    got = tokencut.run(None, frozen(patches[None], two))
+    got = tokencut.run(None, looked_at(patches[None], mask=two))
     assert got == pytest.approx({"iou": 1 / 2, "corloc": 1.0})
 
 
@@ -103,7 +89,7 @@ def test_unknown_pixels_are_left_out():
     inside, patches = scene((1, 2, 4, 5))
     mask = np.where(pixels(inside), 1, 0)
     mask[4:8, 3:15] = 255  # one patch of background and the object's first line
-    got = tokencut.run(None, frozen(patches[None], mask[None]))
+    got = tokencut.run(None, looked_at(patches[None], mask=mask[None]))
     assert got == {"iou": 1.0, "corloc": 1.0}  # 2 of 3 lines of its box are known
 
 
@@ -125,13 +111,13 @@ def test_the_sign_of_the_features_scale_and_rotation_do_not_matter():
 
 def test_bad_settings_and_what_cannot_be_measured_are_one_line():
     inside, patches = scene((1, 2, 4, 5))
-    split = frozen(patches[None], pixels(inside)[None])
+    split = looked_at(patches[None], mask=pixels(inside)[None])
     for tau in (1.0, -2.0, float("nan")):
         with pytest.raises(ValueError, match=r"^evaluators\.tokencut\.tau=[^\n]*expected[^\n]*$"):
             tokencut.run(None, split, tau=tau)
     blind = split._replace(sample=split.sample._replace(mask=None))
     with pytest.raises(ValueError, match=r"^evaluators\.tokencut: the data set has no masks"):
         tokencut.run(None, blind)
-    bare = frozen(patches[None], 0 * pixels(inside)[None])
+    bare = looked_at(patches[None], mask=0 * pixels(inside)[None])
     with pytest.raises(ValueError, match=r"^evaluators\.tokencut: the masks show no object"):
         tokencut.run(None, bare)
