@@ -102,6 +102,14 @@ def check(function: Callable, section: Mapping, path: str, given=(), beyond=None
             raise ConfigError(f"config key {dotted}{name} is missing")
 
 
+def settings_of(function: Callable, section: Mapping) -> dict[str, Any]:
+    """A section with the defaults of a function for what it leaves out."""
+    parameters = inspect.signature(function).parameters
+    empty = inspect.Parameter.empty
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not empty}
+    return defaults | dict(section)
+
+
 def call(function: Callable, section: Mapping, path: str, **given):
     """Call `function(**section, **given)` after `check`."""
     check(function, section, path, given)

@@ -73,6 +73,12 @@ def test_a_map_of_another_shape_is_refused():
         annotations.fill(rows, 0, {"mask": np.zeros((3, 2)), "points": 0}, (2, 3), (2, 3))
 
 
+def test_classes_that_do_not_fit_are_refused():
+    for wrong in (300, -1):
+        with pytest.raises(ValueError, match=rf"^a mask holds [^\n]*{wrong}[^\n]* 0 to 254[^\n]*$"):
+            annotations.read_map(np.array([[7, wrong]]), "mask")
+
+
 def test_a_depth_png_of_16_bits_counts_millimetres():
     depth = np.array([[0, 1500], [65535, 7]], np.uint16)
     got = annotations.read_map(png(depth), "depth")

@@ -119,10 +119,13 @@ def test_a_split_is_encoded_once_in_a_round_and_timed():
         return take_sample(crop, look_at, batches(split(), 8))
 
     cache = FeatureCache(features, look)
-    first = cache.get("train")
-    assert cache.get("train") is first and first.sample is None
-    assert cache.get("test", ("sample",)).sample is cache.get("test", ("pooled", "sample")).sample
-    assert worked == ["features train", "features test", "sample test"]
+    first = cache.get("train", ("pooled",))
+    assert cache.get("train", ("pooled", "layers")).pooled is first.pooled
+    assert first.sample is None
+    alone, both = cache.get("test", ("sample",)), cache.get("test", ("pooled", "sample"))
+    assert alone.sample is both.sample
+    # Who reads the sample alone costs no pass over the split.
+    assert worked == ["features train", "sample test", "features test"]
     assert set(cache.seconds) == {"features_train", "features_test", "sample_test"}
     assert min(cache.seconds.values()) > 0
 
@@ -162,3 +165,12 @@ def test_images_are_encoded_in_batches_of_one_size_and_none_is_lost(count):
     np.testing.assert_allclose(pooled, images.mean((1, 2)), rtol=1e-5)
     np.testing.assert_array_equal(rows, images[:, :1])
     assert set(sizes) == {4}
+
+
+def test_features_that_are_not_finite_are_refused():
+    def diverged(batch):
+        pooled = encode(batch)["pooled"]
+        return {"pooled": pooled.at[1].set(jnp.nan)}
+
+    with pytest.raises(ValueError, match=r"^the features of 3 of 21 images are not finite[^\n]*$"):
+        extract(diverged, batches(split(), 8))

@@ -73,3 +73,14 @@ def test_boxes_by_hand():
     assert overlap.box_iou((0, 0, 2, 2), (2, 0, 4, 2)) == 0.0  # they touch
     assert overlap.box_iou((0, 0, 2, 2), (3, 3, 4, 4)) == 0.0  # apart in both directions
     assert overlap.box_iou((1, 2, 4, 5), (1, 2, 4, 5)) == 1.0
+
+
+def test_masks_of_one_class_are_no_test_of_anything():
+    masks = np.zeros((2, 4, 4), np.uint8)
+    masks[0, 0] = 255
+    with pytest.raises(
+        ValueError, match=r"^evaluators\.patch_knn: [^\n]*classes \[0\] only[^\n]*$"
+    ):
+        overlap.require_two_classes(masks, "patch_knn")
+    masks[1, 1] = 3
+    overlap.require_two_classes(masks, "patch_knn")

@@ -29,9 +29,10 @@ def test_the_protocol_changes_with_what_a_number_depends_on(rounds, recipe):
 
     same = rounds.protocol("knn", "validation")
     assert same == protocol() == protocol(optimizer={"name": "lion", "lr": 1.0}, seed=7)
-    assert same == protocol(data=recipe["data"] | {"data_dir": "elsewhere"})
+    assert same == protocol(data=recipe["data"] | {"data_dir": "elsewhere", "test": "test"})
     assert same != rounds.protocol("knn", "test")
     assert same != protocol(eval_views={"crop": 0.875})
+    assert same == protocol(eval_views=recipe["eval_views"] | {"method": "cubic"})  # the default
     assert same != protocol(evaluators={"knn": {"k": [6]}})
 
 

@@ -41,6 +41,11 @@ def test_evaluators_and_data_may_be_others_than_those_of_the_run(trained, digits
         (["--evaluators=knm"], "knn"),
         (["--evaluators="], "name some in --evaluators"),
         (["--set=encoder.width=32"], "is of another model"),
+        (["--evaluators=knn", "--set=evaluators.kn.k=[5]"], "did you mean 'knn'"),
+        (["--set=evaluators=5"], "config key evaluators=5"),
+        (["--set=evaluators.knn.k=[5.5]"], "evaluators.knn.k=[5.5]: expected something like"),
+        (["--evaluators=linear", "--set=evaluators.linear.steps=1e2"], "evaluators.linear.steps"),
+        (["--set=evaluate.sample_examples=0"], "evaluate.sample_examples=0"),
         (["--set=data.test=None", "--split=test"], "--split=test"),
     ],
 )
@@ -51,3 +56,17 @@ def test_bad_input_is_one_line_and_writes_nothing(trained, tmp_path, more, named
     assert named in str(error.value) and not out.exists()
     with pytest.raises(ValueError, match="holds no checkpoint of step 3"):
         evaluate.run(["--checkpoint", str(trained / "checkpoints" / "3")])
+
+
+def test_one_evaluator_that_fails_costs_the_others_nothing(trained, tmp_path):
+    out = tmp_path / "out.json"
+    argv = ["--checkpoint", str(trained), "--evaluators=fewshot,knn", f"--out={out}"]
+    with pytest.raises(ValueError, match=r"^no number of fewshot: [^\n]*$"):
+        evaluate.run([*argv, "--set=evaluators.fewshot.shots=(999,)"])
+    assert {"eval/validation/knn/top1_k5"} <= set(numbers(out))
+    assert "fewshot" in json.loads(out.read_text())["failures"]
+
+
+def test_a_folder_is_no_file_for_the_numbers(trained, tmp_path):
+    with pytest.raises(ValueError, match=r"^--out='[^\n]* is a folder: give a file$"):
+        evaluate.run(["--checkpoint", str(trained), f"--out={tmp_path}"])

@@ -28,7 +28,9 @@ def images(tmp_path_factory):
 def test_a_folder_becomes_embeddings_and_a_page(trained, images, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     argv = ["--checkpoint", str(trained), "--images", str(images), "--out", str(out)]
-    features.run([*argv, "--pictures=4", "--query=0,3", "--against", str(trained)])
+    features.run(
+        [*argv, "--pictures=4", "--query=0,3", "--against", str(trained / "checkpoints" / "4")]
+    )
     arrays = np.load(out / "embeddings.npz")
     names = [f"one & only/{i}.png" for i in range(6)]
     names += [f"zero/{i}.png" for i in range(6) if i != 2]
@@ -54,11 +56,12 @@ def test_a_folder_becomes_embeddings_and_a_page(trained, images, tmp_path, capsy
         (("--images=nowhere",), "no file or folder nowhere"),
         (("--images=IMAGES", "--pictures=1"), "--pictures=1: expected at least 2"),
         (("--images=IMAGES", "--part=train"), "has no split 'train'"),
-        (("--images=IMAGES", "--query=9,9"), "9"),
+        (("--images=IMAGES", "--query=9,9"), "expected a patch of the grid"),
+        (("--images=IMAGES", "--against=RUN"), "names a run twice"),
     ],
 )
 def test_bad_input_is_one_line(trained, images, tmp_path, argv, named):
-    argv = [part.replace("IMAGES", str(images)) for part in argv]
+    argv = [part.replace("IMAGES", str(images)).replace("RUN", str(trained)) for part in argv]
     with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
         features.run(["--checkpoint", str(trained), "--out", str(tmp_path / "out"), *argv])
     assert named in str(error.value)

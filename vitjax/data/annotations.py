@@ -64,4 +64,10 @@ def read_map(value, name):
         value = value[:, :, 0]
     if value.ndim != 2:
         raise ValueError(f"a {name} is one number a pixel, got an array {list(value.shape)}")
-    return value.astype(MAPS[name][0])
+    kind = MAPS[name][0]
+    if kind is np.uint8 and (value.min() < 0 or value.max() > 255):
+        raise ValueError(
+            f"a {name} holds {value.min()} to {value.max()}, expected classes from 0 to 254, and "
+            "255 for unknown"
+        )
+    return value.astype(kind)

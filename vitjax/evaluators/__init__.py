@@ -92,6 +92,32 @@ def resolve(name: str, settings: Mapping) -> dict:
     return {k: v for k, v in bound.arguments.items() if k not in ("train", "validation")}
 
 
+def check(name: str, settings: Mapping) -> None:
+    """Raise ValueError where no run of an evaluator could use its settings."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"evaluators.{name}={settings!r}: expected settings, or {{}} for none")
+    settings = resolve(name, settings)
+    parameters = inspect.signature(EVALUATORS[name].run).parameters
+    for key, value in settings.items():
+        default = parameters[key].default
+        if default is not None and not alike(value, default):
+            raise ValueError(
+                f"evaluators.{name}.{key}={value!r}: expected something like {default!r}"
+            )
+    EVALUATORS[name].check(**settings)
+
+
+def alike(value, default) -> bool:
+    """Whether a value is of the kind of a default: so wrong ones do not fail in a later round."""
+    if isinstance(default, str | bool):
+        return type(value) is type(default)
+    if isinstance(default, Sequence):
+        return isinstance(value, list | tuple) and all(alike(each, default[0]) for each in value)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int if isinstance(default, int) else int | float)
+
+
 def protocol(name: str, settings: Mapping, splits: Sequence[str] = ()) -> str:
     """8 hex digits to log beside a number: equal where evaluator, settings and splits are.
 
@@ -101,4 +127,4 @@ def protocol(name: str, settings: Mapping, splits: Sequence[str] = ()) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-__all__ = ["EVALUATORS", "Evaluator", "FeatureCache", "Frozen", "extract", "protocol", "resolve"]
+__all__ = ["EVALUATORS", "Evaluator", "FeatureCache", "Frozen", "check", "extract", "protocol"]

@@ -68,6 +68,7 @@ def extract(encode: Callable, batches: Iterable[dict]) -> Frozen:
     rows = whole.pop("index").astype(np.int64)
     label = whole.pop("label").astype(np.int32)
     whole = jax.tree.map(lambda array: array.astype(np.float32), whole)
+    require_finite(whole["pooled"])
     return Frozen(label, rows=rows, **whole)
 
 
@@ -117,7 +118,19 @@ def take_sample(crop: Callable, encode: Callable, batches: Iterable[dict]) -> Sa
     whole = in_order(crop(batch) for batch in batches)
     images, rows = whole.pop("image"), whole.pop("index").astype(np.int64)
     label = whole.pop("label").astype(np.int32)
-    return Sample(images, rows, label, *encode(images), encode, **whole)
+    pooled, patches = encode(images)
+    require_finite(pooled)
+    return Sample(images, rows, label, pooled, patches, encode, **whole)
+
+
+def require_finite(pooled: np.ndarray) -> None:
+    """Raise ValueError for features of which evaluators would make plausible numbers."""
+    wrong = ~np.isfinite(pooled).all(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"the features of {wrong.sum()} of {len(wrong)} images are not finite: the encoder "
+            "diverged, or eval_views.mean and .std do not fit it"
+        )
 
 
 def encode_in_batches(encode: Callable, put: Callable, size: int) -> Callable:
@@ -156,16 +169,21 @@ class FeatureCache:
     def __init__(self, encode: Callable, look: Callable):
         self.encode, self.look = encode, look
         self.frozen: dict[str, Frozen] = {}
+        self.samples: dict[str, Sample] = {}
         self.seconds: dict[str, float] = {}
 
-    def get(self, split: str, reads: Sequence[str] = ()) -> Frozen:
-        """reads: with "sample" among them, the sample of that split too."""
+    def get(self, split: str, reads: Sequence[str]) -> Frozen:
+        """reads: fields of Frozen. Who reads the sample alone gets a split of nothing else."""
+        sample = None
+        if "sample" in reads:
+            if split not in self.samples:
+                self.samples[split] = self._timed(self.look, split, f"sample_{split}")
+            sample = self.samples[split]
+            if set(reads) == {"sample"}:
+                return Frozen(sample.label, sample.pooled, rows=sample.rows, sample=sample)
         if split not in self.frozen:
             self.frozen[split] = self._timed(self.encode, split, f"features_{split}")
-        if "sample" in reads and self.frozen[split].sample is None:
-            sample = self._timed(self.look, split, f"sample_{split}")
-            self.frozen[split] = self.frozen[split]._replace(sample=sample)
-        return self.frozen[split]
+        return self.frozen[split]._replace(sample=sample)
 
     def _timed(self, work, split, name):
         start = time.perf_counter()

@@ -235,8 +235,8 @@ def score(heads, rows, label):
 def check(*, lrs, layers, mean_patch, steps, batch_size, holdout, seed, weight_decay, augment):
     if not isinstance(lrs, Sequence) or not lrs or not min(lrs) > 0:
         raise ValueError(f"evaluators.linear.lrs={lrs!r}: expected a list of rates above 0")
-    if not isinstance(layers, Sequence) or not layers or min(layers) < 1:
-        raise ValueError(f"evaluators.linear.layers={layers!r}: expected a list of counts above 0")
+    if not isinstance(layers, Sequence) or not layers or not set(layers) <= {1, 2, 3, 4}:
+        raise ValueError(f"evaluators.linear.layers={layers!r}: expected a list of 1 to 4")
     if not isinstance(mean_patch, Sequence) or not set(mean_patch) <= {False, True}:
         raise ValueError(
             f"evaluators.linear.mean_patch={mean_patch!r}: expected a list of False and True"

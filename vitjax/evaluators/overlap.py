@@ -8,6 +8,17 @@ import numpy as np
 UNKNOWN = 255
 
 
+def require_two_classes(masks: np.ndarray, evaluator: str) -> None:
+    """Raise ValueError where masks uint8 [M, S, S] know one class: any answer would be right."""
+    seen = np.setdiff1d(masks, UNKNOWN)
+    if len(seen) < 2:
+        raise ValueError(
+            f"evaluators.{evaluator}: the train sample's masks know the classes {seen.tolist()} "
+            f"only, expected at least two ({UNKNOWN} means unknown); mend the masks or sample more "
+            "images"
+        )
+
+
 def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """int64 [classes, classes + 1]: pixels of each true class by the class they were given.
 

@@ -18,7 +18,13 @@ from vitjax.evaluators.features import Frozen, cut, evaluation_mesh, fetch
 from vitjax.evaluators.knn import unit
 from vitjax.evaluators.linear import split
 from vitjax.evaluators.maps import label_patches, majority, sample_with
-from vitjax.evaluators.overlap import UNKNOWN, confusion, miou, pixel_accuracy
+from vitjax.evaluators.overlap import (
+    UNKNOWN,
+    confusion,
+    miou,
+    pixel_accuracy,
+    require_two_classes,
+)
 
 QUERIES = 256  # per chunk: similarities of a chunk take 4 * 256 * N / devices bytes
 
@@ -53,6 +59,7 @@ def run(
     patches, labels = known.patches, label_patches(known.mask, *grid)
     truth = label_patches(asked.mask, *grid)
     classes = 1 + max(int(each[each != UNKNOWN].max(initial=0)) for each in (labels, truth))
+    require_two_classes(known.mask, "patch_knn")
 
     held, rest = split(len(patches), holdout, seed)
     choice = {}

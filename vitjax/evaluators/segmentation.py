@@ -17,7 +17,13 @@ from vitjax.evaluators.dense_head import Head, descend, outputs_of, resize, scal
 from vitjax.evaluators.features import Frozen
 from vitjax.evaluators.linear import split
 from vitjax.evaluators.maps import each_row, sample_with, upsampling
-from vitjax.evaluators.overlap import UNKNOWN, confusion, miou, pixel_accuracy
+from vitjax.evaluators.overlap import (
+    UNKNOWN,
+    confusion,
+    miou,
+    pixel_accuracy,
+    require_two_classes,
+)
 
 WARMUP = 1500 / 40_000  # share of the steps
 
@@ -54,6 +60,7 @@ def run(
             f"evaluators.segmentation: {len(known.label)} train image cannot both train and choose "
             "a head; sample more images"
         )
+    require_two_classes(known.mask, "segmentation")
     classes = 1 + largest(known.mask)
     held, rest = split(len(known.label), holdout, seed)
     size, (h, w) = known.mask.shape[1], known.patches.shape[1:3]

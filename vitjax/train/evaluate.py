@@ -1,14 +1,16 @@
 """Evaluation rounds: features of each split once, every evaluator on them, the cost of each."""
 
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from jax.experimental import multihost_utils
 
+from vitjax import config as config_lib
 from vitjax import evaluators
-from vitjax.data import subset
+from vitjax.data import sources, subset
 from vitjax.data.splits import Split
 from vitjax.evaluators.features import (
     FIELDS,
@@ -17,14 +19,20 @@ from vitjax.evaluators.features import (
     Sample,
     encode_in_batches,
     extract,
+    in_order,
     take_sample,
 )
+from vitjax.ops import augment
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.train import batches, setup
 from vitjax.train.recipe import Recipe
 from vitjax.train.setup import Experiment
 
 SHEET = 40  # images of the prediction sheet
+# Settings of `data` that choose examples: what they choose is in the digest of a split.
+SPLITTING = ("name", "train", "test", "validation", "minival", "fraction")
+# And those that say where it lies, or under what terms.
+PLACES = ("path", "data_dir", "mask", "part", "depth", "points", "licence")
 
 
 class Rounds:
@@ -51,12 +59,19 @@ class Rounds:
                 "evaluators need a validation split: set data.minival or data.validation, or leave "
                 "evaluators empty"
             )
+        for key, count in (("train", train_examples), ("sample", sample_examples)):
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ValueError(
+                    f"config key evaluate.{key}_examples={count!r}: expected a number above 0"
+                )
         self.recipe, self.experiment, self.splits = recipe, experiment, dict(splits)
         if train_examples is not None:
             self.splits["train"] = balanced(splits["train"], train_examples)[0]
         self.sample_examples, self.time_fraction = sample_examples, time_fraction
         for name in recipe.evaluators:
             require_annotations(name, self.splits["train"].source)
+        self.digests: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
         self.started, self.seconds = time.perf_counter(), 0.0
         self.progress: Callable[[str, int, int], None] = lambda what, done, of: None
 
@@ -72,18 +87,37 @@ class Rounds:
 
     def protocol(self, name: str, split: str) -> str:
         """A hash of all that the numbers of an evaluator depend on, the weights apart."""
-        data = {k: v for k, v in self.recipe.data.items() if k not in ("path", "data_dir")}
-        views = {k: v for k, v in self.recipe.views.items() if k in ("size", "mean", "std")}
-        images = [f"{part} {len(self.splits[part])}" for part in ("train", split)]
-        context = [data, views, self.recipe.eval_views, *images]
+        data = config_lib.settings_of(
+            sources.SOURCES[self.recipe.data["name"]],
+            {k: v for k, v in self.recipe.data.items() if k not in SPLITTING},
+        )
+        data = {key: value for key, value in data.items() if key not in PLACES}
+        shared = {k: v for k, v in self.recipe.views.items() if k in ("size", "mean", "std")}
+        views = config_lib.settings_of(augment.eval_views, shared | dict(self.recipe.eval_views))
+        images = [self.digest(part) for part in ("train", split)]
+        context = [self.recipe.data["name"], data, views, *images]
         context += [self.recipe.input["canvas"], setup.compute_dtype(self.recipe.precision)]
         if "sample" in evaluators.EVALUATORS[name].validation:
             context.append(self.sample_examples)
         return evaluators.protocol(name, self.recipe.evaluators[name], context)
 
+    def digest(self, split: str) -> str:
+        """Which images: a hash of the names of the examples and of the classes of a split."""
+        if split in self.digests:
+            return self.digests[split]
+        part = self.splits[split]
+        names = "\0".join([*part.info.names, "", *part.keys()])
+        self.digests[split] = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+        return self.digests[split]
+
     def run(self, state, split: str) -> dict[str, float]:
-        """{"eval/<split>/<evaluator>/<number>": value}, and the seconds that each took."""
+        """{"eval/<split>/<evaluator>/<number>": value}, and the seconds that each took.
+
+        An evaluator that raises a ValueError costs the others nothing: `failures` has its message,
+        by name, until the next round.
+        """
         start = time.perf_counter()
+        self.failures = {}
         cache = FeatureCache(
             lambda part: self.features(state, part, self.fields[part == "train"]),
             lambda part: self.sample(state, part),
@@ -95,12 +129,19 @@ class Rounds:
             frozen = cache.get(split, evaluator.validation)
             self.progress(name, number, len(self.recipe.evaluators))
             began = time.perf_counter()
-            numbers = evaluator.run(train, frozen, **settings)
+            try:
+                numbers = evaluator.run(train, frozen, **settings)
+            except ValueError as error:
+                self.failures[name] = " ".join(str(error).split())
+                continue
             results |= {f"eval/{split}/{name}/{key}": value for key, value in numbers.items()}
             results[f"eval/{split}/{name}/seconds"] = time.perf_counter() - began
             results[f"eval/{split}/{name}/protocol"] = self.protocol(name, split)
         for what, seconds in cache.seconds.items():
             results[f"eval/{split}/{what}/seconds"] = seconds
+        for part, frozen in cache.frozen.items():
+            if left_out := len(self.splits[part]) - len(frozen.label):
+                results[f"eval/{split}/features_{part}/unreadable"] = float(left_out)
         self.seconds += time.perf_counter() - start
         return results
 
@@ -154,6 +195,12 @@ class Rounds:
             self.experiment.frozen.crop, encode, self._batches(part, size, annotated=True)
         )
         return sample._replace(rows=places[sample.rows])
+
+    def crops(self, split: str, places: np.ndarray) -> np.ndarray:
+        """The evaluation crops of some images, uint8 [n, S, S, 3]."""
+        size = self.recipe.batch_size
+        part = self._batches(self.splits[split].select(places), size)
+        return in_order(self.experiment.frozen.crop(batch) for batch in part)["image"]
 
     def batches(self, split: str):
         """Global batches of a split, in order, once."""

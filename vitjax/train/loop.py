@@ -99,7 +99,7 @@ def validate(step: int, state, rounds: Rounds, reporter: report.Reporter) -> dic
     """One round on the validation split."""
     with reporter.clock.phase("evaluate"):
         results = rounds.run(state, "validation")
-    reporter.evaluation(step, "validation", results)
+    reporter.evaluation(step, "validation", results, rounds.failures)
     return results
 
 
@@ -118,7 +118,8 @@ def finish(state, rounds: Rounds, reporter: report.Reporter, workdir, last: int)
     history = reporter.writer.history
     done = on_record(history, "eval/test/")
     if rounds.recipe.evaluators and "test" in rounds.splits and not done:
-        reporter.evaluation(last, "test", rounds.run(state, "test"))
+        results = rounds.run(state, "test")
+        reporter.evaluation(last, "test", results, rounds.failures)
     sheet = rounds.sheet(state, "validation")
     if jax.process_index() == 0:
         figures.draw_curves(history, workdir / "figures")

@@ -59,8 +59,8 @@ class Reporter:
             return values[-1]
         return statistics.fmean(values) if values else None
 
-    def evaluation(self, step: int, split: str, results: dict[str, float]) -> None:
-        """One row in the file and one table on the terminal for a round."""
+    def evaluation(self, step: int, split: str, results: dict, failures: dict[str, str]) -> None:
+        """One row in the file and one table on the terminal for a round; a line per failure."""
         self.writer.write(step, results)
         numbers = {
             name.removeprefix(f"eval/{split}/"): value
@@ -69,6 +69,8 @@ class Reporter:
         }
         self.terminal.table(f"step {step}, {split}", numbers)
         self.terminal.line(cost(split, results))
+        for name, message in failures.items():
+            self.terminal.line(f"no number of {name}: {message}")
 
     def unreadable(self, images: int) -> None:
         """Say how many images of the train split could not be read; each is named in the log."""

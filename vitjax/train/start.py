@@ -60,9 +60,10 @@ def check(recipe: Recipe) -> None:
     config_lib.check(pipeline.train_batches, recipe.input, "input", given=STREAM)
     for name, settings in recipe.evaluators.items():
         evaluator = lookup(evaluators.EVALUATORS, name, "config key evaluators")
-        given = ("train", "validation")
-        config_lib.check(evaluator.run, settings, f"evaluators.{name}", given=given)
-        evaluator.check(**evaluators.resolve(name, settings))
+        if isinstance(settings, Mapping):
+            given = ("train", "validation")
+            config_lib.check(evaluator.run, settings, f"evaluators.{name}", given=given)
+        evaluators.check(name, settings)
     _, rounds, keep = setup.intervals(recipe, recipe.batch_size)
     config_lib.check(Rounds, rounds, "evaluate", given=("recipe", "experiment", "splits"))
     config_lib.check(checkpoint.Checkpoints, keep, "checkpoint", given=("directory",))

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import os
 from pathlib import Path
 
 from vitjax import config as config_lib
@@ -30,7 +31,8 @@ def settings_of(args: argparse.Namespace) -> dict:
             f"--encoder={args.encoder!r} with --checkpoint, which has one of its own: use --config"
         )
     if args.checkpoint is not None:
-        settings = reopen.settings_of(args.checkpoint)
+        # A mesh says nothing of an encoder, and this may be another machine.
+        settings = reopen.settings_of(args.checkpoint) | {"mesh": {}}
     else:
         settings = config_lib.load(args.config)
     if args.encoder is not None:
@@ -76,10 +78,19 @@ def literal(text: str):
         return text
 
 
+def require_writable(path: str) -> None:
+    """Before anything is computed: raise where --out could not be written. Makes its folder."""
+    file = Path(path)
+    if file.is_dir():
+        raise ValueError(f"--out={path!r} is a folder: give a file")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(file.parent, os.W_OK):
+        raise ValueError(f"--out={path!r}: {file.parent} cannot be written to")
+
+
 def write_json(path: str, value) -> None:
     """Whole, or not at all."""
     file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".tmp")
+    draft = file.with_name(file.name + ".tmp")
     draft.write_text(json.dumps(value, indent=2) + "\n")
     draft.rename(file)

@@ -8,6 +8,7 @@ from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from vitjax.lookup import nearest
 from vitjax.train import reopen, report, workdir
 from vitjax.train.terminal import numbers_table
 from vitjax.verbs import arguments
@@ -26,21 +27,41 @@ def run(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax's word on reading without writing
     settings = arguments.settings_of(args)
-    if args.evaluators is not None:
-        chosen = [name for name in args.evaluators.split(",") if name]
-        given = settings["evaluators"]
-        settings["evaluators"] = {n: given.get(n, {}) for n in chosen}
-    if not settings["evaluators"]:
-        raise ValueError("there is nothing to evaluate: name some in --evaluators")
+    settings["evaluators"] = chosen(args, settings)
+    if args.out is not None:
+        arguments.require_writable(args.out)
     opened = reopen.open_run(settings, args.checkpoint)
     if args.split not in opened.rounds.splits:
         raise ValueError(
             f"--split={args.split}: the data set has none; use another split or data set"
         )
     results = evaluate(opened, args.split)
+    failures = opened.rounds.failures
     if args.out is not None and jax.process_index() == 0:
-        record = {"split": args.split, "results": finite(results), "config": settings}
-        arguments.write_json(args.out, record | workdir.environment())
+        record = {"split": args.split, "results": finite(results), "failures": failures}
+        arguments.write_json(args.out, record | {"config": settings} | workdir.environment())
+    if failures:
+        raise ValueError("; ".join(f"no number of {n}: {text}" for n, text in failures.items()))
+
+
+def chosen(args: argparse.Namespace, settings: dict) -> dict:
+    """The evaluators and their settings; every one that --set names has to be among them."""
+    given = settings.get("evaluators", {})
+    if not isinstance(given, dict):
+        raise ValueError(f"config key evaluators={given!r}: expected names with their settings")
+    if args.evaluators is None:
+        names = list(given)
+    else:
+        names = [name for name in args.evaluators.split(",") if name]
+    for text in args.set:
+        path = text.partition("=")[0].split(".")
+        if path[0] == "evaluators" and len(path) > 1 and path[1] not in names:
+            raise ValueError(
+                f"--set {text!r}: {path[1]} is not evaluated; {nearest(path[1], names)}"
+            )
+    if not names:
+        raise ValueError("there is nothing to evaluate: name some in --evaluators")
+    return {name: given.get(name, {}) for name in names}
 
 
 def evaluate(opened: reopen.Opened, split: str) -> dict:

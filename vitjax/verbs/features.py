@@ -5,6 +5,7 @@ PNG pictures, and index.html, which holds them all.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,27 +56,33 @@ def run(argv: list[str]) -> None:
 
     runs = [(args.checkpoint or args.config, arguments.settings_of(args), args.checkpoint)]
     runs += [(path, reopen.settings_of(path), path) for path in args.against]
-    seen, keys, classes, places = [], None, None, None
-    for name, settings, checkpoint in runs:
-        opened = reopen.open_run(settings | looking(args, runs[0][1]), checkpoint)
-        split = opened.rounds.splits[SPLIT]
-        keys, classes = split.keys(), split.info.names
-        seen.append(look(opened, name, places))
-        places = seen[0].sample.rows
-        if len(seen) == 1:
-            first = opened
+    if len({each[0] for each in runs}) < len(runs):
+        raise ValueError("--against names a run twice, or the run itself: give others")
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    opened = [
+        reopen.open_run(settings | looking(args, runs[0][1]), checkpoint)
+        for _, settings, checkpoint in runs
+    ]
+    split = opened[0].rounds.splits[SPLIT]
+    if len(split) < 2:
+        raise ValueError(f"{len(split)} image in {split.info.name}: expected at least 2")
+    names = [Path(name).name for name, _, _ in runs]
+    if len(set(names)) < len(names):
+        names = [name for name, _, _ in runs]
+    seen = [look(each, name, args.pictures) for each, name in zip(opened, names, strict=True)]
+    frozen = seen[0].frozen
     if jax.process_index() == 0:
-        out = Path(args.out)
-        out.mkdir(parents=True, exist_ok=True)
-        names = [keys[row] for row in seen[0].frozen.rows]
-        write_embeddings(seen[0].frozen, names, classes, out)
+        if left_out := len(split) - len(frozen.label):
+            print(f"{left_out} of {len(split)} images could not be read", file=sys.stderr)
+        keys = [split.key(row) for row in frozen.rows]
+        write_embeddings(frozen, keys, split.info.names, out)
 
         def crops(rows):
-            with jax.set_mesh(first.mesh):
-                return first.rounds.sample(first.state, SPLIT, rows).images
+            with jax.set_mesh(opened[0].mesh):
+                return opened[0].rounds.crops(SPLIT, rows)
 
-        page = gallery.make(seen, names, classes, crops, out, args.query)
-        print(page)
+        print(gallery.make(seen, keys, split.info.names, crops, out, args.query))
 
 
 def patch(text: str) -> tuple[int, int]:
@@ -96,17 +103,18 @@ def looking(args: argparse.Namespace, settings: dict) -> dict:
     }
 
 
-def look(opened: reopen.Opened, name: str, places: np.ndarray | None) -> Seen:
-    """Encode all images, and the sample (at `places`, where given) with its attention."""
+def look(opened: reopen.Opened, name: str, pictures: int) -> Seen:
+    """Encode all images, and some, evenly spread over those that can be read, closely."""
     state, encoder = opened.state, opened.experiment.encoder
     with jax.set_mesh(opened.mesh):
         frozen = opened.rounds.features(state, SPLIT)
+        places = frozen.rows[gallery.evenly(len(frozen.rows), pictures)]
         sample = opened.rounds.sample(state, SPLIT, places)
         attend, weights = opened.experiment.frozen.attend, None
         if attend is not None:
             images = sample.images.astype(np.float32)
             weights = fetch(attend(state.params, state.extra, images))
-    return Seen(f"{Path(name).name} ({encoder.name})", frozen, sample, weights, encoder.prefix)
+    return Seen(f"{name} ({encoder.name})", frozen, sample, weights, encoder.prefix)
 
 
 def write_embeddings(frozen: Frozen, names: list[str], classes, out: Path) -> None:
