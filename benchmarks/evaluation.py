@@ -93,7 +93,11 @@ def measure(data: str, args) -> None:
         for kind, config in RUNS[data].items()
     }
     names = IMAGE + ALTERED + (DENSE if data == "shapes" else ())
-    settings = [part for text in SETTINGS for part in ("--set", text)]
+    settings = []
+    for text in SETTINGS:
+        section, name = text.split(".")[:2]
+        if section != "evaluators" or name in names:
+            settings += ["--set", text]
     for encoder in ENCODERS:
         out = RESULTS / f"{data}_{encoder.replace(' ', '_')}.json"
         if out.exists():

@@ -152,7 +152,7 @@ def test_what_cannot_be_measured_is_one_line():
     for both, says in (
         ((train, blind), "the data set has no masks"),
         ((draw(0, 1, 1.0), validation), "1 train image"),
-        ((unknown, validation), "every train patch is mostly unknown"),
+        ((unknown, validation), "the train sample.s masks know the classes"),
     ):
         with pytest.raises(ValueError, match=rf"^evaluators\.patch_knn: {says}[^\n]*$"):
             patch_knn.run(*both)
