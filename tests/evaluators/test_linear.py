@@ -54,7 +54,7 @@ def program(train, lrs, weight_decay=0.0, steps=40, batch_size=32):
         train.label,
         batches,
         np.asarray(lrs, np.float32),
-        np.ones((len(lrs), 16), bool),
+        masks=np.ones((len(lrs), 16), bool),
         seed=3,
         classes=5,
         widths=(16,),
@@ -109,8 +109,8 @@ def test_a_head_of_the_grid_is_what_it_would_be_alone(layers, mean_patch):
         widths = tuple(part.shape[1] for part in parts)
         batches = linear.minibatches(103, 40, 32, seed=0)
         lrs = np.full(len(masks), 1e-2, np.float32)
-        fixed = {"seed": 0, "classes": 5, "weight_decay": 0.0}
-        return linear.fit(rows, train.label, batches, lrs, np.stack(masks), widths=widths, **fixed)
+        fixed = {"seed": 0, "classes": 5, "weight_decay": 0.0, "widths": widths}
+        return linear.fit(rows, train.label, batches, lrs, masks=np.stack(masks), **fixed)
 
     grid = [linear.mask(widths, 2, n, mean) for n in (1, 2) for mean in (False, True)]
     reads = linear.mask(widths, 2, layers, mean_patch)
@@ -120,6 +120,22 @@ def test_a_head_of_the_grid_is_what_it_would_be_alone(layers, mean_patch):
     if not mean_patch:  # the parts it reads come first: their draws are the same
         alone = heads(parts[:layers], [reads[: sum(widths[:layers])]])["kernel"][0]
         np.testing.assert_allclose(np.asarray(together)[reads], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_features_that_come_train_the_heads_that_cached_ones_would():
+    train = deep(103, 0)
+    parts = linear.inputs(train, 2, True)
+    batches = linear.minibatches(103, 20, 32, seed=0)
+    lrs = np.asarray([1e-3, 1e-2], np.float32)
+    grid = [(lr, n, True) for lr, n in zip(lrs, (1, 2), strict=True)]
+    settings = {"masks": linear.masks_of(grid, parts, True), "seed": 0, "classes": 5}
+    settings |= {"widths": (7, 16, 3), "weight_decay": 0.1}
+    cached = linear.fit(np.concatenate(parts, axis=1), train.label, batches, lrs, **settings)
+    stream = (([part[at] for part in parts], train.label[at]) for at in batches)
+    coming = linear.fit_stream(stream, lrs, 20, **settings)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), cached, coming
+    )
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])

@@ -9,7 +9,7 @@ N examples, D width of all inputs together, C classes, L heads, B batch.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,53 +63,65 @@ def run(
             f"evaluators.linear: {len(train.label)} train example cannot both train and choose a "
             "head; use a larger train split"
         )
-    parts = inputs(train, max(layers), any(mean_patch))
     grid = [(lr, n, mean) for n in layers for mean in mean_patch for lr in lrs]
-    widths = tuple(part.shape[1] for part in parts)
-    blocks = len(parts) - any(mean_patch)
-    masks = np.stack([mask(widths, blocks, n, mean) for _, n, mean in grid])
+    read = functools.partial(inputs, layers=max(layers), mean_patch=any(mean_patch))
+    parts = read(train)
     held, rest = split(len(train.label), holdout, seed)
-    to_fit = np.concatenate([part[rest] for part in parts], axis=1)
-    if augment:
-        mean, scale = np.zeros_like(to_fit[0]), np.ones_like(to_fit[0])
-    else:
-        mean = to_fit.mean(axis=0, dtype=np.float64).astype(np.float32)
-        scale = to_fit.std(axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-5)
-    mesh = evaluation_mesh()
-
-    def place(rows):
-        rows = (rows - mean[None, :]) / scale[None, :]
-        return cut(rows, mesh, 1) if rows.shape[1] % mesh.size == 0 else rows
+    place = placing([part[rest] for part in parts], standardise=not augment)
 
     batch_size = batch_size if augment else min(batch_size, len(rest))
-    lrs = np.asarray([lr for lr, _, _ in grid], np.float32) * np.float32(batch_size / 256)
+    rates = np.asarray([lr for lr, _, _ in grid], np.float32) * np.float32(batch_size / 256)
     shared = {
+        "masks": masks_of(grid, parts, any(mean_patch)),
         "seed": seed,
         "classes": int(train.label.max()) + 1,
-        "widths": widths,
+        "widths": tuple(part.shape[1] for part in parts),
         "weight_decay": weight_decay,
     }
     if augment:
-        batches = train.stream(rest, steps, batch_size, seed)
-        read = functools.partial(inputs, layers=max(layers), mean_patch=any(mean_patch))
-        heads = fit_stream(((read(b), b.label) for b in batches), lrs, masks, steps, **shared)
+        stream = ((read(b), b.label) for b in train.stream(rest, steps, batch_size, seed))
+        heads = fit_stream(stream, rates, steps, **shared)
     else:
         batches = minibatches(len(rest), steps, batch_size, seed)
-        heads = fit(place(to_fit), train.label[rest], batches, lrs, masks, **shared)
-    to_choose = np.concatenate([part[held] for part in parts], axis=1)
-    scores, losses = fetch(score(heads, place(to_choose), train.label[held]))
+        rows = place([part[rest] for part in parts])
+        heads = fit(rows, train.label[rest], batches, rates, **shared)
+
+    to_choose = place([part[held] for part in parts])
+    scores, losses = fetch(score(heads, to_choose, train.label[held]))
     chosen = int(np.lexsort((losses, -scores))[0])  # NaN sorts last: a head that diverged
     best = jax.tree.map(lambda leaf: leaf[chosen : chosen + 1], heads)
-    unseen = np.concatenate(inputs(validation, max(layers), any(mean_patch)), axis=1)
-    final, _ = fetch(score(best, place(unseen), validation.label))
-    lr, deep, with_patches = grid[chosen]
+    final, _ = fetch(score(best, place(read(validation)), validation.label))
+    lr, blocks, with_patches = grid[chosen]
     return {
         "top1": float(final[0]),
         "lr": float(lr),
-        "layers": float(deep),
+        "layers": float(blocks),
         "mean_patch": float(with_patches),
         "holdout_top1": float(scores[chosen]),
     }
+
+
+def placing(parts: Sequence[np.ndarray], standardise: bool) -> Callable:
+    """place(parts [n, D_l] each) -> rows [n, D] on the devices, where they divide D cut over them;
+    standardised by the columns of the `parts` given here, or as they come."""
+    mesh = evaluation_mesh()
+    whole = np.concatenate(parts, axis=1)
+    mean, scale = np.zeros_like(whole[0]), np.ones_like(whole[0])
+    if standardise:
+        mean = whole.mean(axis=0, dtype=np.float64).astype(np.float32)
+        scale = whole.std(axis=0, dtype=np.float64).astype(np.float32) + np.float32(1e-5)
+
+    def place(parts):
+        rows = (np.concatenate(parts, axis=1) - mean[None, :]) / scale[None, :]
+        return cut(rows, mesh, 1) if rows.shape[1] % mesh.size == 0 else rows
+
+    return place
+
+
+def masks_of(grid, parts: Sequence[np.ndarray], mean_patch: bool) -> np.ndarray:
+    """bool [L, D]: what each head of a grid reads of the `inputs`, mean patch among them or not."""
+    widths, blocks = [part.shape[1] for part in parts], len(parts) - mean_patch
+    return np.stack([mask(widths, blocks, n, mean) for _, n, mean in grid])
 
 
 def inputs(frozen: Frozen, layers: int, mean_patch: bool) -> list[np.ndarray]:
@@ -146,7 +158,7 @@ def logits_of(head, rows):
 
 
 @functools.partial(jax.jit, static_argnames=("classes", "widths", "weight_decay"))
-def fit(rows, label, batches, lrs, masks, *, seed, classes, widths, weight_decay):
+def fit(rows, label, batches, lrs, *, masks, seed, classes, widths, weight_decay):
     """Train on cached features. rows [N, D], label [N], batches [steps, B], lrs [L], masks [L, D]
     (what each head reads) -> heads {"kernel": [L, D, C], "bias": [L, C]}.
 
@@ -165,7 +177,7 @@ def fit(rows, label, batches, lrs, masks, *, seed, classes, widths, weight_decay
     return jax.lax.scan(step, start, (batches, jnp.arange(steps, dtype=jnp.float32)))[0][0]
 
 
-def fit_stream(batches, lrs, masks, steps, *, seed, classes, widths, weight_decay):
+def fit_stream(batches, lrs, steps, *, masks, seed, classes, widths, weight_decay):
     """Train as `fit` does, on features that come: batches of (inputs [B, D_l] each, label [B])."""
     heads, velocity = jax.jit(initial, static_argnums=(1, 2, 3))(masks, seed, classes, widths)
     train = jax.jit(update, static_argnums=6, donate_argnums=(0, 1))
