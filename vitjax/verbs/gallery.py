@@ -135,8 +135,8 @@ def near(first, names, classes, crops, out) -> Section:
         images[count:].reshape(*found.shape, *images.shape[1:]),
         similarity,
         out / "neighbours.png",
-        names=[classes[frozen.label[row]] for row in rows],
-        neighbour_names=[[classes[frozen.label[row]] for row in each] for each in found],
+        names=class_names(frozen.label[rows], classes),
+        neighbour_names=class_names(frozen.label[found], classes),
     )
     picture = Picture(
         out / "neighbours.png",
@@ -153,7 +153,7 @@ def overview(first, classes, crops, out) -> Section:
     points = embedding.embed(frozen.pooled[rows])
     few = evenly(len(rows), THUMBNAILS)
     embedding.draw_embedding(
-        points, out / "map.png", classes=[classes[label] for label in frozen.label[rows]]
+        points, out / "map.png", classes=class_names(frozen.label[rows], classes)
     )
     embedding.draw_thumbnails(
         points[few], crops(frozen.rows[rows[few]]), out / "map_thumbnails.png"
@@ -166,6 +166,11 @@ def overview(first, classes, crops, out) -> Section:
             Picture(out / "map_thumbnails.png", "The images themselves at their places", "Some."),
         ],
     )
+
+
+def class_names(label: np.ndarray, classes) -> list | None:
+    """The names of labels [N] or [Q, k]; None where there is but one, which tells nothing."""
+    return np.asarray(classes, object)[label].tolist() if len(classes) > 1 else None
 
 
 def evenly(total: int, most: int) -> np.ndarray:
