@@ -2,6 +2,8 @@
 every dense evaluator has something to measure while it trains. Nothing to download.
 
     python -m vitjax.main --config configs/shapes_vit.py --workdir runs/shapes_vit
+Measured on 2 CPU cores, one run: 29.3% of 10,000 test images after 15 epochs of 9,000, and still
+rising; configs/shapes_resnet.py has 88.7% after 10.
 """
 
 import dataclasses
