@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from vitjax.evaluators import dense_head
 from vitjax.evaluators.features import Frozen, evaluation_mesh, fetch
 from vitjax.evaluators.linear import minibatches, split
 
@@ -211,21 +212,5 @@ def score(head, patches, label):
     return jnp.mean(hits), cross_entropy(logits, label)
 
 
-def check(*, lrs, weight_decays, steps, batch_size, holdout, seed):
-    if not isinstance(lrs, Sequence) or not lrs or not min(lrs) > 0:
-        raise ValueError(f"evaluators.attentive.lrs={lrs!r}: expected a list of rates above 0")
-    if not isinstance(weight_decays, Sequence) or not weight_decays or not min(weight_decays) >= 0:
-        raise ValueError(
-            f"evaluators.attentive.weight_decays={weight_decays!r}: expected a list of numbers of "
-            "at least 0"
-        )
-    if seed < 0:
-        raise ValueError(f"evaluators.attentive.seed={seed}: expected at least 0")
-    if steps < 1:
-        raise ValueError(f"evaluators.attentive.steps={steps}: expected at least 1")
-    if batch_size < 1:
-        raise ValueError(f"evaluators.attentive.batch_size={batch_size}: expected at least 1")
-    if not 0.0 < holdout < 1.0:
-        raise ValueError(
-            f"evaluators.attentive.holdout={holdout}: expected a share between 0 and 1"
-        )
+def check(**settings):
+    dense_head.check("attentive", **settings)

@@ -13,7 +13,7 @@ import optax
 from jax.experimental import multihost_utils
 
 from vitjax.evaluators.features import Frozen, cut, evaluation_mesh, fetch
-from vitjax.evaluators.linear import split
+from vitjax.evaluators.linear import logits_of, split
 
 GRID = tuple(float(c) for c in 10.0 ** np.linspace(-6, 5, 45))
 # Of the squared gradient in scaled coordinates, in units of the loss: the loss is then within 1e-6
@@ -103,11 +103,6 @@ def principal_axes(pooled):
     centred = pooled - mean[None, :]
     variance, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64) / len(pooled))
     return mean, axes.astype(np.float32), np.maximum(variance, 0).astype(np.float32)
-
-
-def logits_of(head, rows):
-    product = jnp.matmul(rows, head["kernel"], precision=jax.lax.Precision.HIGHEST)
-    return product + head["bias"][None, :]
 
 
 def cross_entropy(head, rows, label, weight):

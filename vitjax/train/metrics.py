@@ -38,7 +38,7 @@ class Writer:
 
         Raises OSError, naming the file, on a full disk.
         """
-        values = {name: _finite(value) for name, value in values.items()}
+        values = finite(values)
         row = {"step": step} | values
         self.history.append(row)
         if self._lines is None:
@@ -62,9 +62,12 @@ class Writer:
             self._board.close()
 
 
-def _finite(value):
+def finite(values: dict) -> dict:
     """JSON has no word for what is not finite: None."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
 
 
 def read(file: Path) -> list[dict]:

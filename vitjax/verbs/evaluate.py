@@ -1,7 +1,6 @@
 """vitjax evaluate: what the frozen features of a checkpoint know, on any data set."""
 
 import argparse
-import math
 
 import jax
 from absl import logging
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vitjax.lookup import nearest
-from vitjax.train import reopen, report, workdir
+from vitjax.train import metrics, reopen, report, workdir
 from vitjax.train.terminal import numbers_table
 from vitjax.verbs import arguments
 
@@ -38,7 +37,7 @@ def run(argv: list[str]) -> None:
     results = evaluate(opened, args.split)
     failures = opened.rounds.failures
     if args.out is not None and jax.process_index() == 0:
-        record = {"split": args.split, "results": finite(results), "failures": failures}
+        record = {"split": args.split, "results": metrics.finite(results), "failures": failures}
         arguments.write_json(args.out, record | {"config": settings} | workdir.environment())
     if failures:
         raise ValueError("; ".join(f"no number of {n}: {text}" for n, text in failures.items()))
@@ -79,18 +78,10 @@ def evaluate(opened: reopen.Opened, split: str) -> dict:
     title = f"{opened.experiment.encoder.name} on {info.name}, {split}"
     shown = {
         name.removeprefix(f"eval/{split}/"): value
-        for name, value in finite(results).items()
+        for name, value in metrics.finite(results).items()
         if not name.endswith("seconds")
     }
     console.print(title, highlight=False, soft_wrap=True)
     console.print(numbers_table(shown))
     console.print(report.cost(split, results), highlight=False, soft_wrap=True)
     return results
-
-
-def finite(results: dict) -> dict:
-    """JSON has no word for what is not finite: None."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in results.items()
-    }
