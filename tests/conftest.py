@@ -6,14 +6,16 @@ import os
 import jax
 import pytest
 
-# Compiling is most of the suite's time, and what is compiled runs once: do not optimise it.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-    ]
-)
+# Compiling is most of the suite's time, and what is compiled runs once: do not optimise it. The
+# parity group runs models of full size, and says so.
+if "VITJAX_TEST_OPTIMISED" not in os.environ:
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_backend_optimization_level=0",
+            "--xla_llvm_disable_expensive_passes=true",
+        ]
+    )
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -236,7 +236,7 @@ def _restore_fitting(manager, step, targets):
         for name, array in named.items()
         if name in flat(saved) and tuple(flat(saved)[name].shape) == tuple(array.shape)
     }
-    item = _unflatten(fitting)
+    item = unflatten(fitting)
     restored = manager.restore(
         step,
         args=ocp.args.Composite(
@@ -260,7 +260,8 @@ def flat(tree) -> dict:
     return {path_of(key_path): leaf for key_path, leaf in leaves if hasattr(leaf, "shape")}
 
 
-def _unflatten(arrays: dict) -> dict:
+def unflatten(arrays: dict) -> dict:
+    """The nested dict that `flat` came from."""
     tree = {}
     for name, array in arrays.items():
         *parents, leaf = name.split("/")

@@ -1,9 +1,18 @@
 """Encoders. The only room that imports flax; everything else sees `features.Encoder`."""
 
 from vitjax.lookup import lookup
-from vitjax.models import pixels, resnet, vit
+from vitjax.models import bit, classic, coatnet, convnext, mixer, pixels, resnet, vit
 
-ENCODERS = {"vit": vit.create, "resnet": resnet.create, "pixels": pixels.create}
+ENCODERS = {
+    "vit": vit.create,
+    "resnet": resnet.create,
+    "bit": bit.create,
+    "convnext": convnext.create,
+    "coatnet": coatnet.create,
+    "mixer": mixer.create,
+    "classic": classic.create,
+    "pixels": pixels.create,
+}
 
 
 def create(name, **settings):

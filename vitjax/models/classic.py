@@ -1,0 +1,5 @@
+"""Not written yet."""
+
+
+def create(variant):
+    raise NotImplementedError
