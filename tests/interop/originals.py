@@ -90,9 +90,9 @@ def nhwc(tensor):
     return np.transpose(tensor, (0, 2, 3, 1))
 
 
-def comes_back(tensors, layout, but=r"(?!)"):
+def comes_back(tensors, layout, but=r"(?!)", **encoder):
     """In and out is bit-identical: every tensor, by name, apart from names that match `but`."""
-    model, variables = interop.read(tensors, layout)
+    model, variables = interop.read(tensors, layout, **encoder)
     written, _ = interop.write(model.spec, variables, layout)
     kept = {name for name in tensors if not re.search(but, name)}
     assert set(written) == kept, sorted(set(written) ^ kept)

@@ -9,6 +9,7 @@ import pytest
 from vitjax import models
 from vitjax.models.attention import MultiHeadAttention
 from vitjax.models.layers import drop_path
+from vitjax.ops.position import resample
 
 TINY = {"variant": "mu/4", "depth": 3, "width": 16, "mlp": 24, "heads": 2}
 H, W = 8, 12  # pixels: a grid of 2 by 3
@@ -293,14 +294,17 @@ def test_image_sizes_that_do_not_fit_are_named(size, message, fill):
         run(encoder, fill(encoder, 8), np.zeros((1, size, 8, 3), np.float32))
 
 
-def test_sincos_takes_any_grid_and_a_learned_table_its_own(fill):
-    variables = fill(vit(), 8)
-    assert run(vit(), variables).patches.shape == (2, 2, 3, 16)
-    learned = vit(positions="learned")
-    with pytest.raises(
-        ValueError, match="size 8x12 does not fit the learned positions made for 8x8"
-    ):
-        run(learned, fill(learned, 8))
+@pytest.mark.parametrize("positions", ["sincos", "learned", "rotary"])
+def test_every_kind_of_positions_takes_another_grid(positions, fill):
+    encoder = vit(positions=positions)
+    variables = fill(encoder, 8)
+    assert run(encoder, variables).patches.shape == (2, 2, 3, 16)
+    if positions == "learned":
+        table = variables["params"]["position_embedding"]
+        moved = vit(positions=positions, resample="linear")
+        there = dict(variables["params"]) | {"position_embedding": resample(table, 2, 3, "linear")}
+        got, want = run(moved, variables), run(moved, {"params": there, "stats": {}})
+        close(got, want, atol=1e-6)
 
 
 def test_fresh_parameters_are_big_visions():

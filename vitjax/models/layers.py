@@ -1,5 +1,7 @@
 """Small layers that several encoders share."""
 
+import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,11 +10,20 @@ import jax.numpy as jnp
 
 # B batch, N tokens, D width, M hidden width.
 
+# What stands between the two layers of an MLP; "swiglu" also has a third layer, the gate.
+ACTIVATIONS = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+    "swiglu": nn.silu,
+}
+
 
 class MLP(nn.Module):
-    """Two layers with a GELU (its tanh approximation, as big_vision) between (arXiv:2010.11929)."""
+    """Two layers with a GELU between (arXiv:2010.11929), or SwiGLU: silu(gate x) * (up x) between
+    (arXiv:2002.05202, eq. 6). activation: a name in ACTIVATIONS."""
 
     hidden: int
+    activation: str = "gelu_tanh"
     dropout: float = 0.0
     train: bool = False
     dtype: Any = jnp.float32
@@ -28,22 +39,30 @@ class MLP(nn.Module):
                 name=name,
             )
 
-        y = nn.gelu(dense(self.hidden, "up")(x), approximate=True)  # [B, N, M]
+        activate = ACTIVATIONS[self.activation]
+        y = dense(self.hidden, "up")(x)  # [B, N, M]
+        if self.activation == "swiglu":
+            y = activate(dense(self.hidden, "gate")(x)) * y
+        else:
+            y = activate(y)
         y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
         return dense(x.shape[-1], "down")(y)
 
 
-def layer_norm(x, *, dtype, name):
-    """LayerNorm with eps 1e-6, in float32; returns dtype. Called inside a compact module."""
-    return nn.LayerNorm(epsilon=1e-6, name=name)(x.astype(jnp.float32)).astype(dtype)
+def layer_norm(x, *, dtype, name, eps=1e-6):
+    """LayerNorm in float32; returns dtype. Called inside a compact module."""
+    return nn.LayerNorm(epsilon=eps, name=name)(x.astype(jnp.float32)).astype(dtype)
 
 
-def embed_patches(images, patch, width, *, dtype, name):
-    """Cut images into patches and project each one: a convolution whose stride is its size.
+def layer_scale(module, x, start, name):
+    """Scale each channel by a learned number (arXiv:2103.17239, sec. 2.1). Called inside a compact
+    module, given as `module`. start: the first value of all."""
+    init = nn.initializers.constant(start)
+    return x * module.param(name, init, x.shape[-1:]).astype(x.dtype)[(None,) * (x.ndim - 1)]
 
-    Called inside a compact module. images: [B, H, W, 3]; returns [B, H / patch, W / patch, width].
-    Raises ValueError unless both sides are multiples of `patch` (pixels).
-    """
+
+def check_whole_patches(images, patch):
+    """Raise ValueError unless both sides of images [B, H, W, 3] are multiples of `patch` pixels."""
     for side in images.shape[1:3]:
         below = side // patch * patch
         if side == 0 or below != side:
@@ -52,6 +71,15 @@ def embed_patches(images, patch, width, *, dtype, name):
                 f"image size {side} is not a multiple of the patch size {patch}: set views.size to "
                 f"{nearest}, or change the patch in encoder.variant"
             )
+
+
+def embed_patches(images, patch, width, *, dtype, name):
+    """Cut images into patches and project each one: a convolution whose stride is its size.
+
+    Called inside a compact module. images: [B, H, W, 3]; returns [B, H / patch, W / patch, width].
+    Raises ValueError unless both sides are multiples of `patch` (pixels).
+    """
+    check_whole_patches(images, patch)
     window = (patch, patch)
     return nn.Conv(width, window, window, padding="VALID", dtype=dtype, name=name)(images)
 
@@ -65,3 +93,28 @@ def drop_path(x, rate, key):
     keep = jnp.float32(1.0) - rate
     alive = jax.random.bernoulli(key, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
     return jnp.where(alive, x / keep.astype(x.dtype), 0.0)
+
+
+SUBSET_GROUP = 32  # samples that a subset is drawn from; as long as it stays on one device, free
+
+
+def add_to_subset(branch, x, rate, key):
+    """x + branch(x) where the branch runs on a part of the batch only (DINOv2's stochastic depth,
+    arXiv:2304.07193, sec. 5): what is dropped is not computed.
+
+    x: [B, ...]. rate: share of the samples left out, a Python number below 1. The batch is seen as
+    groups of up to 32 neighbours, so that nothing has to move between devices and no mesh changes
+    the draw; in each group the same number of samples, at least one, is drawn without replacement,
+    and what they add is scaled to keep the mean.
+    """
+    B, rest = x.shape[0], x.shape[1:]
+    group = math.gcd(B, SUBSET_GROUP)
+    kept = max(1, round(group * (1 - rate)))
+    order = jnp.argsort(jax.random.uniform(key, (B // group, group)), axis=1)[:, :kept]
+    grouped = x.reshape(B // group, group, *rest)
+    index = order.reshape(order.shape + (1,) * len(rest))
+    chosen = jnp.take_along_axis(grouped, index, axis=1)
+    added = branch(chosen.reshape(-1, *rest)).reshape(chosen.shape)
+    added = added * jnp.asarray(group / kept, added.dtype)
+    rows = jnp.arange(B // group)[:, None]
+    return grouped.at[rows, order].add(added).reshape(x.shape)

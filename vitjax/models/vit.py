@@ -1,8 +1,5 @@
-"""Vision Transformer (arXiv:2010.11929), in the shape of "Better plain ViT baselines"
+"""Vision Transformer (arXiv:2010.11929), by default in the shape of "Better plain ViT baselines"
 (arXiv:2205.01580): pre-norm, biases everywhere, GELU in its tanh approximation."""
-
-import re
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,88 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax.lookup import lookup
-from vitjax.models.attention import MultiHeadAttention
+from vitjax.models.attention import BIASES
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import MLP, drop_path, embed_patches, layer_norm
+from vitjax.models.layers import ACTIVATIONS, check_whole_patches, embed_patches
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
-from vitjax.ops.attention import attention_weights
+from vitjax.models.transformer import AttentionPool, Block, Form, weights_of
+from vitjax.models.vit_sizes import SIZES, Size, parse
+from vitjax.models.weight_standardised import ResNetStem
+from vitjax.models.weight_standardised import macs as stem_macs
 from vitjax.ops.batch import keep_batch_sharded
-from vitjax.ops.position import sincos_2d
+from vitjax.ops.position import RESAMPLINGS, resample, sincos_2d
 
 # B batch, h x w grid of patches, N tokens (prefix + h * w), D width, L depth.
 
 
-class Size(NamedTuple):
-    width: int
-    depth: int
-    mlp: int
-    heads: int
-
-
-# Table 2 of arXiv:2106.04560; M from arXiv:2205.01580's code, So400m from arXiv:2305.13035, e from
-# arXiv:2209.06794; the -opt shapes from big_vision, mu is its size for tests.
-SIZES = {
-    "mu": Size(32, 1, 128, 2),
-    "Ti": Size(192, 12, 768, 3),
-    "S": Size(384, 12, 1536, 6),
-    "M": Size(512, 12, 2048, 8),
-    "B": Size(768, 12, 3072, 12),
-    "L": Size(1024, 24, 4096, 16),
-    "So400m": Size(1152, 27, 4304, 16),
-    "H": Size(1280, 32, 5120, 16),
-    "g": Size(1408, 40, 6144, 16),
-    "g-opt": Size(1536, 40, 6144, 16),
-    "G": Size(1664, 48, 8192, 16),
-    "G-opt": Size(1536, 48, 8192, 16),
-    "e": Size(1792, 56, 15360, 16),
+POOLS = {
+    "gap": "mean of the patch tokens",
+    "cls": "a class token",
+    "cls_gap": "both, the class token first",
+    "map": "attention pooling",
 }
-POOLS = {"gap": "mean of the patch tokens", "cls": "a class token", "map": "attention pooling"}
-POSITIONS = {"learned": "a table for one grid", "sincos": "fixed, any grid"}
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block (arXiv:2010.11929, eq. 2-3)."""
-
-    mlp: int
-    heads: int
-    dropout: float = 0.0
-    train: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, rate=None):
-        """x: [B, N, D]. rate: of stochastic depth, a float32 scalar; None for none."""
-
-        def add(x, branch):
-            branch = nn.Dropout(self.dropout, deterministic=not self.train)(branch)
-            if rate is not None:
-                branch = drop_path(branch, rate, self.make_rng("dropout"))
-            return x + branch
-
-        y = layer_norm(x, dtype=self.dtype, name="norm1")
-        x = add(x, MultiHeadAttention(self.heads, self.dtype, name="attention")(y))
-        y = layer_norm(x, dtype=self.dtype, name="norm2")
-        x = add(x, MLP(self.mlp, self.dropout, self.train, self.dtype, name="mlp")(y))
-        return keep_batch_sharded(x)
-
-
-class AttentionPool(nn.Module):
-    """Multi-head attention pooling by one learned query (arXiv:2106.04560, sec. 3.2)."""
-
-    mlp: int
-    heads: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, tokens):  # [B, N, D] -> [B, D]
-        shape = (1, 1, tokens.shape[-1])
-        probe = self.param("probe", nn.initializers.xavier_uniform(), shape)
-        probe = jnp.broadcast_to(probe.astype(self.dtype), (tokens.shape[0], *shape[1:]))
-        x = MultiHeadAttention(self.heads, self.dtype, name="attention")(probe, tokens)
-        y = layer_norm(x, dtype=self.dtype, name="norm")
-        x = x + MLP(self.mlp, dtype=self.dtype, name="mlp")(y)
-        return x[:, 0]
+POSITIONS = {
+    "learned": "a table, resampled for other grids",
+    "sincos": "fixed, any grid",
+    "rotary": "queries and keys turned in every block, any grid",
+}
+DROP_PATHS = {"sample": "sums of each sample", "subset": "a part of the batch is not computed"}
 
 
 class ViT(nn.Module):
@@ -99,14 +41,21 @@ class ViT(nn.Module):
 
     size: Size
     patch: int
+    form: Form
     pool: str
     positions: str
+    class_position: bool
+    resample: str
+    registers: int
+    prefix_norm: bool
+    local_norm_below: int
+    stem: tuple[int, ...] | None
     masked: bool
     dropout: float
     drop_path: float
+    drop_path_form: str
     scan: bool
     remat: str
-    dtype: Any
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=(), attend=False):
@@ -115,35 +64,45 @@ class ViT(nn.Module):
             raise ValueError(
                 "training with encoder.dropout or encoder.drop_path above 0 needs key=, got None"
             )
-        x = embed_patches(images, self.patch, self.size.width, dtype=self.dtype, name="embedding")
+        x = self._embed(images)
         grid = x.shape  # [B, h, w, D]
         x = self._hide(x, mask)
-        x = x + self._position_table(grid).astype(self.dtype)[None]
-        x = x.reshape(grid[0], -1, grid[-1])  # [B, h * w, D]
-        if self.pool == "cls":
-            cls = self.param("cls", nn.initializers.zeros, (1, 1, grid[-1])).astype(self.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(cls, (grid[0], 1, grid[-1])), x], axis=1)
+        if self.positions != "rotary":
+            x = x + self._position_table(grid).astype(x.dtype)[None]
+        x = self._prepend(x.reshape(grid[0], -1, grid[-1]))  # [B, N, D]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         first = keep_batch_sharded(x)
-        x, outputs = self._blocks(first, train, collect=bool(layers) or attend)
+        turned = grid[1:3] if self.positions == "rotary" else None
+        x, outputs = self._blocks(first, turned, train, collect=bool(layers) or attend)
         if attend:
-            return self._last_weights(outputs[-2] if self.size.depth > 1 else first)
-        last_norm = nn.LayerNorm(epsilon=1e-6, name="norm")
+            before = outputs[-2] if self.size.depth > 1 else first
+            last = jax.tree.map(lambda leaf: leaf[-1], self.variables["params"]["blocks"])
+            return weights_of(self.form, turned, last, before)
+        norm = self._last_norm(prefix_tokens(self), train and images.shape[1])
+        return self._features(x, outputs, grid, layers, norm)
 
-        def norm(x):
-            return last_norm(x.astype(jnp.float32)).astype(self.dtype)
-
+    def _features(self, x, outputs, grid, layers, norm):
+        prefix = prefix_tokens(self)
         tokens = norm(x)
-        prefix = tokens.shape[1] - grid[1] * grid[2]
         names = block_names(self.size.depth)
         wanted = {name: outputs[names.index(name)] for name in layers}  # [B, N, D] each
         maps = {name: x[:, prefix:].reshape(grid) for name, x in wanted.items()}
         vectors = {
-            name: norm(x)[:, 0] if self.pool == "cls" else norm(x)[:, prefix:].mean(axis=1)
+            name: norm(x)[:, 0] if has_class(self.pool) else norm(x)[:, prefix:].mean(axis=1)
             for name, x in wanted.items()
         }
         patches = tokens[:, prefix:].reshape(grid)
         return Features(self._pool(tokens, patches), patches, maps, vectors, tokens)
+
+    def _embed(self, images):
+        embed = {"dtype": self.form.dtype, "name": "embedding"}
+        if self.stem is None:
+            return embed_patches(images, self.patch, self.size.width, **embed)
+        # XLA's CPU backend has slow code for convolutions in a loop, see resnet.create.
+        scan = self.scan and jax.default_backend() != "cpu"
+        stem = ResNetStem(self.stem, 64, scan, self.remat, self.form.dtype, name="stem")
+        check_whole_patches(images, self.patch)
+        return embed_patches(stem(images), 1, self.size.width, **embed)
 
     def _hide(self, x, mask):
         """Put the mask token where mask is True, before positions are added (arXiv:2106.08254)."""
@@ -154,55 +113,83 @@ class ViT(nn.Module):
         token = self.param("mask_token", nn.initializers.normal(0.02), (x.shape[-1],))
         if mask is None:
             return x
-        return jnp.where(mask[..., None], token.astype(self.dtype)[None, None, None], x)
+        return jnp.where(mask[..., None], token.astype(x.dtype)[None, None, None], x)
 
     def _position_table(self, grid):
         _, h, w, width = grid
         if self.positions == "sincos":
             return sincos_2d(h, w, width)
+        made = (h, w)
         if self.has_variable("params", "position_embedding"):
-            made = self.get_variable("params", "position_embedding").shape
-            if made[:2] != (h, w):
-                p = self.patch
-                raise ValueError(
-                    f"image size {h * p}x{w * p} does not fit the learned positions made for "
-                    f"{made[0] * p}x{made[1] * p}: set views.size to that, or encoder.positions "
-                    f"to sincos"
-                )
-        init = nn.initializers.normal(width**-0.5)
-        return self.param("position_embedding", init, (h, w, width))
+            made = self.get_variable("params", "position_embedding").shape[:2]
+        table = self.param("position_embedding", self._position_init(), (*made, width))
+        return resample(table, h, w, self.resample)
 
-    def _blocks(self, x, train, collect):
-        size = self.size
+    def _position_init(self):
+        return nn.initializers.normal(self.size.width**-0.5)
+
+    def _prepend(self, x):
+        """x: [B, h * w, D], positions added -> [class token, registers, patches]."""
+        tokens = []
+        if has_class(self.pool):
+            cls = self.param("cls", nn.initializers.zeros, (1, 1, x.shape[-1]))
+            if self.class_position:
+                cls = cls + self.param("class_position", self._position_init(), cls.shape)
+            tokens.append(cls)
+        if self.registers:
+            shape = (1, self.registers, x.shape[-1])
+            tokens.append(self.param("registers", nn.initializers.normal(0.02), shape))
+        tokens = [jnp.broadcast_to(t.astype(x.dtype), (x.shape[0], *t.shape[1:])) for t in tokens]
+        return jnp.concatenate([*tokens, x], axis=1)
+
+    def _blocks(self, x, grid, train, collect):
+        """x: [B, N, D]. grid: see MultiHeadAttention. collect: also give every block's output."""
         block = rematerialise(Block, self.remat, in_loop=self.scan)(
-            size.mlp, size.heads, self.dropout, train, self.dtype, name="blocks"
+            self.form,
+            grid=grid,
+            dropout=self.dropout,
+            subset=self.drop_path if self.drop_path_form == "subset" else 0.0,
+            train=train,
+            name="blocks",
         )
-        rates = None
-        if train and self.drop_path:  # from 0 at the first block (arXiv:2012.12877, sec. 6)
-            rates = jnp.asarray(np.linspace(0.0, self.drop_path, size.depth), jnp.float32)
-        return repeat(block, x, rates, length=size.depth, scan=self.scan, collect=collect)
+        depth, rates = self.size.depth, None
+        if train and self.drop_path and self.drop_path_form == "sample":
+            # From 0 at the first block (arXiv:2012.12877, sec. 6).
+            rates = jnp.asarray(np.linspace(0.0, self.drop_path, depth), jnp.float32)
+        return repeat(block, x, rates, length=depth, scan=self.scan, collect=collect)
 
-    def _last_weights(self, x):
-        """x: [B, N, D], what enters the last block -> its attention weights, [B, H, N, N] float32.
+    def _last_norm(self, prefix, training_side):
+        """tokens -> tokens, [B, N, D]: one norm for all, or another for those before the patches.
 
-        The kernels of attention never hold them: queries and keys are made again, in float32.
+        training_side: of the images in pixels, in training; False outside.
         """
-        last = jax.tree.map(lambda leaf: leaf[-1], self.variables["params"]["blocks"])
-        norm = nn.LayerNorm(epsilon=1e-6)
-        y = norm.apply({"params": last["norm1"]}, x.astype(jnp.float32))
-        q, k = (
-            jnp.einsum("bnd,dhe->bnhe", y, p["kernel"]) + p["bias"][None, None]
-            for p in (last["attention"]["query"], last["attention"]["key"])
-        )
-        return attention_weights(q, k)
+        eps, dtype = self.form.norm_eps, self.form.dtype
+        norms = {"patches": nn.LayerNorm(epsilon=eps, name="norm")}
+        if self.prefix_norm:
+            norms["prefix"] = nn.LayerNorm(epsilon=eps, name="prefix_norm")
+        if self.local_norm_below:
+            norms["local"] = nn.LayerNorm(epsilon=eps, name="local_prefix_norm")
+            if self.is_initializing():
+                norms["local"](jnp.zeros((1, self.size.width)))
+        local = training_side and training_side < self.local_norm_below
+        of_prefix = norms["local"] if local else norms.get("prefix", norms["patches"])
+
+        def norm(x):
+            x = x.astype(jnp.float32)
+            if of_prefix is norms["patches"]:
+                return of_prefix(x).astype(dtype)
+            parts = [of_prefix(x[:, :prefix]), norms["patches"](x[:, prefix:])]
+            return jnp.concatenate(parts, axis=1).astype(dtype)
+
+        return norm
 
     def _pool(self, tokens, patches):
-        if self.pool == "gap":
-            return patches.mean(axis=(1, 2))
-        if self.pool == "cls":
-            return tokens[:, 0]
-        size = self.size
-        return AttentionPool(size.mlp, size.heads, self.dtype, name="attention_pool")(tokens)
+        if self.pool == "map":
+            return AttentionPool(self.form, name="attention_pool")(tokens)
+        cls, mean = tokens[:, 0], patches.mean(axis=(1, 2))
+        if self.pool == "cls_gap":
+            return jnp.concatenate([cls, mean], axis=-1)
+        return cls if self.pool == "cls" else mean
 
 
 def create(
@@ -210,9 +197,20 @@ def create(
     *,
     pool="gap",
     positions="learned",
+    class_position=False,
+    resample="cubic_antialias",
+    registers=0,
+    prefix_norm=False,
+    local_norm_below=0,
+    activation="gelu_tanh",
+    biases="all",
+    qk_norm=False,
+    norm_eps=1e-6,
+    layer_scale=None,
     mask_token=False,
     dropout=0.0,
     drop_path=0.0,
+    drop_path_form="sample",
     scan=True,
     remat="none",
     dtype="float32",
@@ -223,68 +221,120 @@ def create(
 ):
     """A Vision Transformer. Returns a `features.Encoder`.
 
-    variant: a name in SIZES, a slash and the patch side in pixels, as "B/16"; width, depth, mlp and
-    heads replace the table's numbers. pool: "gap", "cls" (a token prepended after positions) or
-    "map". positions: "learned" (for the image size given to init) or "sincos". mask_token: whether
-    `apply` takes a mask. dropout: after positions, inside the MLP and after each branch. drop_path:
-    stochastic depth of the last block, linear from 0 at the first. scan: compile one block for all,
-    or unroll them; parameters are stacked under "blocks" either way. remat: a name in stack.REMAT.
-    dtype: "float32" or "bfloat16" arithmetic; parameters are float32. Initialisation is
-    big_vision's. Raises ValueError for bad values.
+    variant: a name in SIZES, a slash and the patch side in pixels, as "B/16"; with a ResNet before
+    it "R50+B/16" (the stride of the ResNet counts). width, depth, mlp and heads replace the
+    table's numbers.
+    pool: a name in POOLS; "cls" and "cls_gap" prepend a class token after positions are added.
+    positions: a name in POSITIONS. class_position: the class token has a position of its own (as
+    in the first ViT; equal to a class token without). resample: a name in
+    ops.position.RESAMPLINGS, how learned positions, made for the image size given to init, are
+    moved to another. registers: learned tokens after the class token (arXiv:2309.16588).
+    prefix_norm: tokens before the patches have a last norm of their own, local_norm_below: and in
+    training yet another for images of fewer pixels a side (DINOv3's untied norms).
+    activation: a name in layers.ACTIVATIONS. biases, qk_norm: see MultiHeadAttention. norm_eps: of
+    every LayerNorm. layer_scale: where the learned scales of both branches start, None for none
+    (arXiv:2103.17239). mask_token: whether `apply` takes a mask.
+    dropout: after positions, inside the MLP and after each branch. drop_path: stochastic depth of
+    the last block, linear from 0 at the first; with drop_path_form="subset" of every block, by
+    computing each branch on a part of the batch only.
+    scan: compile one block for all, or unroll them; parameters are stacked under "blocks" either
+    way. remat: a name in stack.REMAT. dtype: "float32" or "bfloat16" arithmetic; parameters are
+    float32. Initialisation is big_vision's. Raises ValueError for bad values.
     """
-    name, patch = _parse(variant)
+    name, patch, stem = parse(variant)
     given = {"width": width, "depth": depth, "mlp": mlp, "heads": heads}
     size = lookup(SIZES, name, "the size in encoder.variant")
     size = size._replace(**{field: n for field, n in given.items() if n is not None})
-    for field, n in size._asdict().items():
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"encoder.{field}={n!r}: expected a whole number above 0")
-    if size.width % size.heads:
-        raise ValueError(
-            f"encoder.width {size.width} is not a multiple of encoder.heads {size.heads}"
-        )
-    for key, value in {"dropout": dropout, "drop_path": drop_path}.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"encoder.{key} is {value}; expected a rate from 0 up to below 1")
+    _check_numbers(size, registers, {"dropout": dropout, "drop_path": drop_path})
+    if positions != "learned" and class_position:
+        raise ValueError(f"encoder.class_position needs learned positions, not {positions!r}")
+    if class_position and not has_class(pool):
+        raise ValueError(f"encoder.class_position needs a class token: encoder.pool is {pool!r}")
+    if (prefix_norm or local_norm_below) and not (has_class(pool) or registers):
+        raise ValueError("encoder.prefix_norm needs a class token or registers: there are none")
     lookup(POOLS, pool, "encoder.pool")
     lookup(POSITIONS, positions, "encoder.positions")
+    lookup(RESAMPLINGS, resample, "encoder.resample")
+    lookup(ACTIVATIONS, activation, "encoder.activation")
+    lookup(BIASES, biases, "encoder.biases")
+    lookup(DROP_PATHS, drop_path_form, "encoder.drop_path_form")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
+    form = Form(size.mlp, size.heads, activation, biases, qk_norm, norm_eps, layer_scale, compute)
     network = ViT(
-        size, patch, pool, positions, mask_token, dropout, drop_path, scan, remat, compute
+        size,
+        patch,
+        form,
+        pool,
+        positions,
+        class_position,
+        resample,
+        registers,
+        prefix_norm,
+        local_norm_below,
+        stem,
+        mask_token,
+        dropout,
+        drop_path,
+        drop_path_form,
+        scan,
+        remat,
     )
     return Encoder(
         name=f"vit {variant}",
-        width=size.width,
+        width=size.width * (2 if pool == "cls_gap" else 1),
         stride=patch,
         layers=block_names(size.depth),
         network=network,
-        macs=lambda image_size: _macs(size, patch, pool, image_size),
-        prefix=int(pool == "cls"),
+        macs=lambda image_size: _macs(network, image_size),
+        prefix=prefix_tokens(network),
         attention=lambda variables, images: network.apply(
             {"params": variables["params"]}, images, attend=True
         ),
     )
 
 
+def has_class(pool):
+    return pool in ("cls", "cls_gap")
+
+
+def prefix_tokens(network):
+    """How many tokens stand before the patches."""
+    return int(has_class(network.pool)) + network.registers
+
+
 def block_names(depth):
     return tuple(f"block_{layer:02d}" for layer in range(depth))
 
 
-def _parse(variant):
-    match = re.fullmatch(r"([A-Za-z0-9-]+)/([1-9]\d*)", variant)
-    if not match:
+def _check_numbers(size, registers, rates):
+    for field, n in size._asdict().items():
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"encoder.{field}={n!r}: expected a whole number above 0")
+    if not isinstance(registers, int) or registers < 0:
+        raise ValueError(f"encoder.registers={registers!r}: expected a whole number from 0 up")
+    if size.width % size.heads:
         raise ValueError(
-            f"encoder.variant is {variant!r}; expected a size and a patch side in pixels, as S/16"
+            f"encoder.width {size.width} is not a multiple of encoder.heads {size.heads}"
         )
-    return match[1], int(match[2])
+    for key, value in rates.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"encoder.{key} is {value}; expected a rate from 0 up to below 1")
 
 
-def _macs(size, patch, pool, image_size):
+def _macs(network, image_size):
     """Multiply-adds of one image: embedding, projections, MLP, attention; norms are left out."""
-    D, L, M, _ = size
-    patches = (image_size // patch) ** 2
-    N = patches + (pool == "cls")
-    block = N * (4 * D * D + 2 * D * M) + 2 * N * N * D
-    pooling = 2 * N * D * D + 2 * N * D + 2 * D * D + 2 * D * M if pool == "map" else 0
-    return patches * patch * patch * 3 * D + L * block + pooling
+    D, L, M, _ = network.size
+    patches = (image_size // network.patch) ** 2
+    N = patches + prefix_tokens(network)
+    layers = 3 if network.form.activation == "swiglu" else 2
+    block = N * (4 * D * D + layers * D * M) + 2 * N * N * D
+    pool = 0
+    if network.pool == "map":
+        pool = 2 * N * D * D + 2 * N * D + 2 * D * D + layers * D * M
+    inputs = network.patch**2 * 3
+    stem = 0
+    if network.stem is not None:
+        stem = stem_macs(image_size, network.stem, 64)
+        inputs = ResNetStem(network.stem).channels
+    return stem + patches * inputs * D + L * block + pool
