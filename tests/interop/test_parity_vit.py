@@ -7,6 +7,7 @@ import originals
 import pytest
 
 from vitjax import interop
+from vitjax.interop.layout import HALF, Spec
 
 pytestmark = pytest.mark.parity
 
@@ -224,3 +225,34 @@ def test_gradients_are_timms():
     mine, _ = interop.write(ours.spec, weights, "timm")
     for name, parameter in model.named_parameters():
         originals.close(mine[name], parameter.grad.numpy(), name)
+
+
+@pytest.mark.parametrize(
+    ("variant", "size", "architecture"),
+    [("S/8", 32, "vit_small_patch16_224"), ("R26+S/32", 64, "vit_small_r26_s32_224")],
+)
+def test_timms_loader_reads_our_npz(variant, size, architecture, tmp_path):
+    """timm has a reader of big_vision's files of its own."""
+    timm = originals.package("timm")
+    shape = {"width": 32, "depth": 2, "mlp": 128, "heads": 2}
+    encoder = {"name": "vit", "variant": variant, "pool": "cls", "class_position": True} | shape
+    spec = Spec(encoder, classes=5, image_size=size, preprocessing=HALF)
+    model = interop.build(spec)
+    rng = np.random.RandomState(0)
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: originals.draw(rng, _torch_name(path), leaf.shape), model.shapes()
+    )
+    interop.save(spec, variables, "big_vision", tmp_path / "out")
+    arguments = {"embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 4, "img_size": size}
+    if "+" not in variant:
+        arguments["patch_size"] = 8
+    theirs = timm.create_model(architecture, num_classes=5, act_layer="gelu_tanh", **arguments)
+    theirs.eval().load_pretrained(str(tmp_path / "out" / "model.npz"))
+    x = originals.images(size)
+    logits, _ = originals.ours(model, variables, x)
+    originals.close(logits, originals.theirs(theirs, x), "logits")
+
+
+def _torch_name(path):
+    """What originals.draw knows it as: scales near 1, all else small."""
+    return "norm.weight" if path[-1].key == "scale" else "bias"
