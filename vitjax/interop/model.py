@@ -23,6 +23,13 @@ class Model(NamedTuple):
     head: Head | None
     spec: Spec
 
+    def init(self, key) -> dict[str, Any]:
+        """Fresh variables; call it under jax.jit or jax.eval_shape, as Encoder.init."""
+        encoder_key, head_key = jax.random.split(key)
+        encoder = self.encoder.init(encoder_key, self.spec.image_size)
+        head = {} if self.head is None else self.head.init(head_key)
+        return {"encoder": encoder["params"], "head": head, "stats": encoder["stats"]}
+
     def apply(self, variables, images, layers=()) -> tuple[jax.Array | None, Features]:
         """images: [B, H, W, 3] float, normalised as spec.preprocessing says. Returns (logits
         [B, classes] float32, None without a head; Features with the layers asked for)."""
@@ -34,10 +41,7 @@ class Model(NamedTuple):
 
     def shapes(self) -> dict[str, Any]:
         """The tree of `variables` as ShapeDtypeStructs."""
-        key = jax.random.key(0)
-        encoder = jax.eval_shape(lambda key: self.encoder.init(key, self.spec.image_size), key)
-        head = {} if self.head is None else jax.eval_shape(self.head.init, key)
-        return {"encoder": encoder["params"], "head": head, "stats": encoder["stats"]}
+        return jax.eval_shape(self.init, jax.random.key(0))
 
 
 def build(spec: Spec) -> Model:
