@@ -46,6 +46,14 @@ def features(argv: list[str]) -> None:
         features.run(argv)
 
 
+def convert(argv: list[str]) -> None:
+    """WEIGHTS --out DIR [--to PROJECT]: weights of other projects in, and ours out"""
+    from vitjax.verbs import convert
+
+    with one_line():
+        convert.run(argv)
+
+
 @contextlib.contextmanager
 def one_line():
     """What the user can mend becomes one line and exit status 2."""
@@ -56,7 +64,13 @@ def one_line():
         sys.exit(2)
 
 
-VERBS = {"train": train, "evaluate": evaluate, "features": features, "prepare": prepare}
+VERBS = {
+    "train": train,
+    "evaluate": evaluate,
+    "features": features,
+    "convert": convert,
+    "prepare": prepare,
+}
 
 
 def main() -> None:

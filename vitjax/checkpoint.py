@@ -254,6 +254,14 @@ def _restore_fitting(manager, step, targets):
     return tree, differences
 
 
+def locate(path) -> tuple[Path, int | None]:
+    """The workdir and the step that a path names: a run's folder, or checkpoints/<step> in it."""
+    path = Path(path)
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return path.parent.parent, int(path.name)
+    return path, None
+
+
 def flat(tree) -> dict:
     """{"params/encoder/.../kernel": array} of a tree of arrays, structs or Orbax's metadata."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))

@@ -57,6 +57,10 @@ def untouched(tensors: Tensors) -> Tensors:
     return tensors
 
 
+def as_recognised(spec: Spec, config: Mapping[str, Any]) -> Spec:
+    return spec
+
+
 class Layout(NamedTuple):
     """One project's names for one family of encoders.
 
@@ -68,6 +72,8 @@ class Layout(NamedTuple):
     file of another layout passes unchanged. ignored: a regular expression (re.search) of names that
     hold nothing an encoder here needs (counters, decoders); said, not refused.
     files(spec) -> {file name: JSON object} beside the weights; None where this is no way out.
+    configure(spec, config) -> spec: what the shapes cannot say (heads, epsilons, activations) and
+    the config.json beside the weights does; only called where there is one.
     """
 
     recognise: Callable[[Mapping[str, Shape]], Spec | None]
@@ -75,6 +81,7 @@ class Layout(NamedTuple):
     prepare: Callable[[Tensors], Tensors] = untouched
     ignored: str = r"(?!)"
     files: Callable[[Spec], dict[str, dict]] | None = None
+    configure: Callable[[Spec, Mapping[str, Any]], Spec] = as_recognised
 
 
 def require(spec: Spec, layout: str, **settings: Sequence) -> None:

@@ -164,7 +164,7 @@ def write(rules: Sequence[Rule], arrays: Mapping[str, np.ndarray]) -> dict[str, 
                 name: [arrays[path][i] for path in paths] for i, name in enumerate(rule.theirs)
             }
         for name, ours in layers.items():
-            tensors[name] = np.ascontiguousarray(rule.form.write(ours))
+            tensors[name] = np.asarray(rule.form.write(ours), order="C")
     assert used == set(arrays), sorted(used ^ set(arrays))
     return tensors
 

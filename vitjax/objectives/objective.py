@@ -16,6 +16,7 @@ class Objective:
     encoder_variables(params, extra) -> {"params", "stats"}: the encoder as it is evaluated.
     classify(params, extra, pooled [B, D]) -> logits [B, C] of the encoder's pooled features, by
         the same weights; None where the objective has no classes.
+    head(params, extra) -> params of the `heads.classifier` that classifies; None like `classify`.
     """
 
     init: Callable
@@ -23,3 +24,4 @@ class Objective:
     after: Callable
     encoder_variables: Callable
     classify: Callable | None = None
+    head: Callable | None = None

@@ -66,10 +66,13 @@ def supervised(
         stats = extra["stats"] if ema_decay is None else extra["ema_stats"]
         return {"params": evaluated(params, extra)["encoder"], "stats": stats}
 
-    def classify(params, extra, pooled):
-        return head.apply(evaluated(params, extra)["head"], pooled)
+    def head_params(params, extra):
+        return evaluated(params, extra)["head"]
 
-    return Objective(init, loss_of, after, encoder_variables, classify)
+    def classify(params, extra, pooled):
+        return head.apply(head_params(params, extra), pooled)
+
+    return Objective(init, loss_of, after, encoder_variables, classify, head_params)
 
 
 def average(ema, params, decay: float, step):

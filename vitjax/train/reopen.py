@@ -1,7 +1,6 @@
 """A run, or fresh weights, opened to look at the encoder: nothing is trained or written."""
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -38,17 +37,9 @@ class Opened(NamedTuple):
     rounds: Rounds
 
 
-def locate(path) -> tuple[Path, int | None]:
-    """The workdir and the step that a path names: a run's folder, or checkpoints/<step> in it."""
-    path = Path(path)
-    if path.parent.name == "checkpoints" and path.name.isdigit():
-        return path.parent.parent, int(path.name)
-    return path, None
-
-
 def settings_of(path) -> dict:
     """The config that a run was started with. Raises ValueError where there is none."""
-    file = locate(path)[0] / "config.json"
+    file = checkpoint.locate(path)[0] / "config.json"
     try:
         return json.loads(file.read_text())["config"]
     except (OSError, ValueError, KeyError) as error:
@@ -62,8 +53,8 @@ def open_run(settings: dict, path=None) -> Opened:
     """Build what a config says, with the weights of a checkpoint, or without one as a run of this
     config would begin.
 
-    settings: a plain dict. path: see `locate`. The data set may have other classes than the run
-    was trained on, unless evaluators.accuracy asks for its classifier. Raises ValueError.
+    settings: a plain dict. path: see `checkpoint.locate`. The data set may have other classes than
+    the run was trained on, unless evaluators.accuracy asks for its classifier. Raises ValueError.
     """
     with config_lib.one_line():
         recipe = recipe_lib.read(settings | UNTRAINED)
@@ -74,7 +65,8 @@ def open_run(settings: dict, path=None) -> Opened:
             start.check_classes(recipe, splits)
         with jax.set_mesh(mesh):
             experiment = setup.build(recipe, mesh, train_examples=len(splits["train"]))
-            setup.trace(recipe, experiment)
+            encode, target = experiment.frozen.encode(()), experiment.target
+            jax.eval_shape(encode, target.params, target.extra, setup.batch_target(recipe, mesh))
             state = weights(recipe, experiment, path)
         _, evaluate, _ = setup.intervals(recipe, len(splits["train"]))
         rounds = Rounds(recipe, experiment, splits, **evaluate)
@@ -88,7 +80,7 @@ def weights(recipe: Recipe, experiment: Experiment, path) -> State:
         if recipe.init_from is None:
             return state
         return start.adopt(recipe.init_from, state, experiment.target)
-    workdir, step = locate(path)
+    workdir, step = checkpoint.locate(path)
     target = experiment.target
     wanted = {"params": target.params, "extra": target.extra}
     arrays, differences = checkpoint.restore_parameters(
