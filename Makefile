@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/digits_vit
 
-.PHONY: run test slow lint format lock clean
+.PHONY: run test slow parity lint format lock clean
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,11 @@ test: $(VENV)/installed
 # What is too slow for every change: kills, several processes, whole archives.
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+# Beside the original implementations, with random weights: torch, torchvision, timm, transformers.
+parity: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-parity.txt
+	VITJAX_TEST_OPTIMISED=1 $(BIN)/python -m pytest -m parity tests/interop
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -8,6 +8,12 @@ import numpy as np
 from vitjax import interop
 
 
+def drawn(shapes, seed=0):
+    """{name: random numbers} for {name: shape}; RandomState's are the same in every NumPy."""
+    rng = np.random.RandomState(seed)
+    return {name: draw(rng, name, shapes[name]) for name in sorted(shapes)}
+
+
 def draw(rng, name, shape):
     """Random numbers fit for a parameter of that name and shape."""
     value = rng.normal(size=shape).astype(np.float32)

@@ -5,7 +5,7 @@ from unittest import mock
 
 import jax
 import pytest
-from drawn import close, comes_back, draw, images, nhwc, ours
+from drawn import close, comes_back, draw, drawn, images, nhwc, ours
 
 __all__ = ["close", "comes_back", "draw", "images", "nhwc", "ours"]
 
@@ -23,15 +23,21 @@ def package(name):
 
 
 def randomise(model, seed=0):
-    """Every parameter and statistic away from its default, the scale of activations kept near 1.
-    RandomState: its numbers are the same in every NumPy. Returns the model in evaluation mode."""
-    rng = np.random.RandomState(seed)
+    """Every parameter and statistic away from its default. Returns it in evaluation mode."""
+    state = model.state_dict()
     with torch.no_grad():
-        for name, tensor in sorted(model.state_dict().items()):
-            if not tensor.is_floating_point() or name.endswith("periods"):
-                continue
-            tensor.copy_(torch.from_numpy(draw(rng, name, tuple(tensor.shape))))
+        for name, value in drawn(shapes_of(state), seed).items():
+            state[name].copy_(torch.from_numpy(value))
     return model.eval()
+
+
+def shapes_of(state):
+    """Of what is random: counters stay 0, and periods of rotations what they are."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and not name.endswith("periods")
+    }
 
 
 def tensors_of(model):
