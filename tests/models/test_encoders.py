@@ -12,12 +12,35 @@ from vitjax import models
 
 VIT = {"variant": "mu/4", "depth": 3, "width": 16, "mlp": 24, "heads": 2}
 RESNET = {"variant": "18", "width": 0.125, "stem": "small"}
+# What DINOv3 has beside the plain ViT.
+MODERN = {
+    "pool": "cls",
+    "positions": "rotary",
+    "registers": 2,
+    "activation": "swiglu",
+    "biases": "query_value",
+    "layer_scale": 0.1,
+    "qk_norm": True,
+    "prefix_norm": True,
+}
+CONVNEXT = {"variant": "T", "depths": (1, 2, 1, 1), "dims": (4, 6, 8, 10), "patch": 1}
+COATNET = {"variant": "0", "depths": (1, 2, 2, 1), "dims": (4, 32, 32, 64), "stem": (4, 8)}
 SMALL = [
     ("vit", VIT),
     ("vit", VIT | {"pool": "cls", "positions": "sincos", "scan": False}),
     ("vit", VIT | {"pool": "map", "mask_token": True, "remat": "dots"}),
     ("resnet", RESNET),
     ("resnet", RESNET | {"variant": "50", "width": 0.5, "norm": "group", "stem": "imagenet"}),
+    ("vit", VIT | MODERN),
+    ("bit", {"variant": "R26x1", "depths": (1, 2), "width": 32}),
+    ("bit", {"variant": "R26x1", "depths": (1, 2), "width": 32, "form": "postact"}),
+    ("convnext", CONVNEXT),
+    ("convnext", CONVNEXT | {"variant": "V2-T"}),
+    ("coatnet", COATNET),
+    ("coatnet", COATNET | {"variant": "0_rw"}),
+    ("mixer", {"variant": "B/8", "width": 12, "depth": 3, "token_mlp": 6, "channel_mlp": 10}),
+    ("classic", {"variant": "lenet5"}),
+    ("classic", {"variant": "convpool"}),
 ]
 KEY = jax.random.key(0)
 
@@ -41,11 +64,14 @@ def test_every_encoder_gives_the_same_fields(name, settings, train):
     apply = functools.partial(encoder.apply, train=train, key=KEY, layers=wanted)
     features, stats = jax.eval_shape(apply, variables, jnp.zeros((2, 32, 32, 3)))
 
-    side, D = 32 // encoder.stride, encoder.width
-    assert features.pooled.shape == (2, D)
+    _, side, _, D = features.patches.shape
+    assert side == 32 // encoder.stride or name == "classic"  # their maps lose the border
+    assert features.pooled.shape == (2, encoder.width)
     assert features.patches.shape == (2, side, side, D)
-    prefix = features.tokens.shape[1] - side * side
-    assert features.tokens.shape[::2] == (2, D) and prefix == (settings.get("pool") == "cls")
+    assert encoder.width == D or name == "classic"  # they read a layer behind the map
+    assert features.tokens.shape == (2, encoder.prefix + side * side, D)
+    settings = {"registers": 0} | settings
+    assert encoder.prefix == (("pool", "cls") in settings.items()) + settings["registers"]
     assert set(features.layers) == set(wanted)
     assert features.layers[wanted[0]].shape == features.patches.shape
     assert all(map.ndim == 4 and map.shape[0] == 2 for map in features.layers.values())
