@@ -10,14 +10,25 @@ import numpy as np
 from absl import logging
 
 from vitjax import checkpoint
-from vitjax.interop import bit, coatnet, convnext, files, mixer, resnet, rules, runs, vit
+from vitjax.interop import (
+    bit,
+    classic,
+    coatnet,
+    convnext,
+    files,
+    mixer,
+    resnet,
+    rules,
+    runs,
+    vit,
+)
 from vitjax.interop.layout import Layout, Spec, Tensors
 from vitjax.interop.model import Model, build, flat_shapes
 from vitjax.lookup import lookup
 
 # The first word is what --layout and --to take.
 PROJECTS = ("timm", "torchvision", "huggingface", "dinov2", "dinov3", "big_vision")
-FAMILIES = (vit, resnet, bit, convnext, coatnet, mixer)
+FAMILIES = (vit, resnet, bit, convnext, coatnet, mixer, classic)
 # project -> family (encoder.name, with a suffix where a project has several ways to name one) ->
 # how its tensors are named.
 LAYOUTS: dict[str, dict[str, Layout]] = {project: {} for project in PROJECTS}

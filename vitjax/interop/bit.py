@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vitjax.interop.beside import timm_files
 from vitjax.interop.layout import HALF, Layout, Spec, Tensors, require
 from vitjax.interop.resnet import head_rules, stage_rules
 from vitjax.interop.rules import CONV, LINEAR_1X1, SAME, VECTOR, Form, Rule, Shape, copy_as
@@ -161,7 +162,7 @@ def _rules_timm(spec):
 
 
 def _files_timm(spec):
-    (depths, width), images = _size(spec), spec.preprocessing
+    depths, width = _size(spec)
     # Its constructors fix units and width factor; channels say the rest, fewer stages included.
     found = [depth for depth in TIMM_WIDTHS if VARIANTS[depth][: len(depths)] == depths]
     if not found:
@@ -172,28 +173,15 @@ def _files_timm(spec):
     factors = TIMM_WIDTHS[found[0]]
     factor = width // 64 if width in [64 * n for n in factors] else factors[0]
     channels = [width * 2 ** (stage + 2) for stage in range(len(depths))]
-    return {
-        "config.json": {
-            "architecture": f"resnetv2_{found[0]}x{factor}_bit",
-            "num_classes": spec.classes,
-            "num_features": channels[-1],
-            "model_args": {
-                "num_classes": spec.classes,
-                "stem_chs": width // factor,
-                "channels": [n // factor for n in channels],
-            },
-            "pretrained_cfg": {
-                "num_classes": spec.classes,
-                "input_size": [3, spec.image_size, spec.image_size],
-                "crop_pct": images.crop,
-                "interpolation": images.resize,
-                "mean": list(images.mean),
-                "std": list(images.std),
-                "first_conv": "stem.conv",
-                "classifier": "head.fc",
-            },
-        }
-    }
+    arguments = {"stem_chs": width // factor, "channels": [n // factor for n in channels]}
+    return timm_files(
+        spec,
+        f"resnetv2_{found[0]}x{factor}_bit",
+        channels[-1],
+        arguments,
+        first_conv="stem.conv",
+        classifier="head.fc",
+    )
 
 
 # From the names of the TensorFlow files to those of BIG_VISION["preact"], one after another.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from vitjax.interop.beside import timm_files
 from vitjax.interop.layout import HALF, IMAGENET, Layout, Preprocessing, Spec, blocks_of
 from vitjax.interop.rules import (
     CONV,
@@ -283,9 +284,7 @@ def _architecture(variant):
 
 def files(spec: Spec) -> dict[str, dict]:
     style, depths, dims, stem = _variant(spec)
-    images = spec.preprocessing
     arguments = {
-        "num_classes": spec.classes,
         "img_size": spec.image_size,
         "depths": list(depths),
         "embed_dim": list(dims),
@@ -293,24 +292,10 @@ def files(spec: Spec) -> dict[str, dict]:
     }
     if style.head == "mean":
         arguments["head_hidden_size"] = spec.hidden or dims[-1]
-    return {
-        "config.json": {
-            "architecture": _architecture(spec.settings()["variant"]),
-            "num_classes": spec.classes,
-            "num_features": dims[-1],
-            "model_args": arguments,
-            "pretrained_cfg": {
-                "num_classes": spec.classes,
-                "input_size": [3, spec.image_size, spec.image_size],
-                "crop_pct": images.crop,
-                "interpolation": images.resize,
-                "mean": list(images.mean),
-                "std": list(images.std),
-                "first_conv": "stem.conv1",
-                "classifier": "head.fc",
-            },
-        }
-    }
+    architecture = _architecture(spec.settings()["variant"])
+    return timm_files(
+        spec, architecture, dims[-1], arguments, first_conv="stem.conv1", classifier="head.fc"
+    )
 
 
 LAYOUTS = {"timm": {"coatnet": Layout(recognise, rules, files=files, configure=configure)}}

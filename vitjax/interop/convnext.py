@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from vitjax.interop.beside import huggingface_files, timm_files
 from vitjax.interop.layout import Layout, Spec, Tensors, blocks_of, require
 from vitjax.interop.rules import CONV, LINEAR, LINEAR_1X1, VECTOR, Form, Rule, Shape, copy_as
 from vitjax.models.convnext import VARIANTS, Size, size_of
@@ -250,31 +251,20 @@ def _rules_timm(spec):
 
 
 def _files_timm(spec):
-    size, settings, images = _size(spec), spec.settings(), spec.preprocessing
+    size, settings = _size(spec), spec.settings()
     generation = "convnextv2" if size.v2 else "convnext"
-    return {
-        "config.json": {
-            "architecture": f"{generation}_{TIMM_SIZES[settings['variant'].removeprefix('V2-')]}",
-            "num_classes": spec.classes,
-            "num_features": size.dims[-1],
-            "model_args": {
-                "num_classes": spec.classes,
-                "depths": list(size.depths),
-                "dims": list(size.dims),
-                "patch_size": settings["patch"],
-            },
-            "pretrained_cfg": {
-                "num_classes": spec.classes,
-                "input_size": [3, spec.image_size, spec.image_size],
-                "crop_pct": images.crop,
-                "interpolation": images.resize,
-                "mean": list(images.mean),
-                "std": list(images.std),
-                "first_conv": TIMM.stem_conv,
-                "classifier": TIMM.head,
-            },
-        }
-    }
+    return timm_files(
+        spec,
+        f"{generation}_{TIMM_SIZES[settings['variant'].removeprefix('V2-')]}",
+        size.dims[-1],
+        {
+            "depths": list(size.depths),
+            "dims": list(size.dims),
+            "patch_size": settings["patch"],
+        },
+        first_conv=TIMM.stem_conv,
+        classifier=TIMM.head,
+    )
 
 
 def _rules_torchvision(spec):
@@ -321,12 +311,10 @@ def _configure_huggingface(spec, config):
 
 
 def _files_huggingface(spec):
-    size, settings, images = _size(spec), spec.settings(), spec.preprocessing
+    size, settings = _size(spec), spec.settings()
     generation = "ConvNextV2" if size.v2 else "ConvNext"
     config = {
-        "architectures": [generation + ("ForImageClassification" if spec.classes else "Model")],
         "model_type": generation.lower(),
-        "num_channels": 3,
         "patch_size": settings["patch"],
         "num_stages": len(size.depths),
         "depths": list(size.depths),
@@ -336,24 +324,7 @@ def _files_huggingface(spec):
         "drop_path_rate": settings["drop_path"],
         "image_size": spec.image_size,
     }
-    if spec.classes:
-        config["num_labels"] = spec.classes
-    side = spec.image_size
-    # ConvNextImageProcessor does not crop at 384 pixels and above; this one always does.
-    preprocessor = {
-        "image_processor_type": "BitImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": int(side / images.crop)},
-        "resample": {"bilinear": 2, "bicubic": 3}[images.resize],
-        "do_center_crop": True,
-        "crop_size": {"height": side, "width": side},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(images.mean),
-        "image_std": list(images.std),
-    }
-    return {"config.json": config, "preprocessor_config.json": preprocessor}
+    return huggingface_files(spec, generation, config)
 
 
 def _prepare_huggingface_dinov3(tensors: Tensors) -> Tensors:

@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
+from vitjax.interop.beside import RESAMPLE
 from vitjax.interop.layout import Tensors
 
 # What a folder of weights may hold, first to last; the index names the shards of larger models.
@@ -222,8 +223,7 @@ def _read_json(file: Path) -> dict:
     return value
 
 
-# PIL's numbers of resampling kernels, as Hugging Face's image processors have them.
-RESAMPLE = {2: "bilinear", 3: "bicubic"}
+KERNELS = {number: name for name, number in RESAMPLE.items()}
 # What a preprocessor_config.json means where it leaves these out.
 SILENT = {"do_normalize": True, "do_center_crop": False, "resample": None, "size": None}
 
@@ -240,15 +240,15 @@ def preprocessing_of(config: Mapping[str, Any], preprocessor: Mapping[str, Any])
         given = SILENT | preprocessor
         normalised = given["do_normalize"] and "image_mean" in given and "image_std" in given
         found = {} if given["size"] is None else {"crop": _crop(given)}
-        if given["resample"] in RESAMPLE:
-            found["resize"] = RESAMPLE[given["resample"]]
+        if given["resample"] in KERNELS:
+            found["resize"] = KERNELS[given["resample"]]
         if normalised:
             found |= {"mean": given["image_mean"], "std": given["image_std"]}
         elif not given["do_normalize"]:
             found |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     else:
         return {}
-    if "resize" in found and found["resize"] not in RESAMPLE.values():
+    if "resize" in found and found["resize"] not in RESAMPLE:
         del found["resize"]  # a kernel we have not, as timm's "random"
     return found | {key: tuple(found[key]) for key in ("mean", "std") if key in found}
 

@@ -3,6 +3,7 @@
 import math
 import re
 
+from vitjax.interop.beside import timm_files
 from vitjax.interop.layout import HALF, Layout, Spec, Tensors, blocks_of, require
 from vitjax.interop.rules import CONV, LINEAR, SAME, VECTOR, Rule
 from vitjax.models.mixer import SIZES, Size
@@ -105,25 +106,15 @@ def _timm_files(spec):
             f"timm has no mixer of {size} and patch {patch}, only encoder.variant S, B or L with "
             f"patch 16 or 32: give another --to"
         )
-    images = spec.preprocessing
-    config = {
-        "architecture": named[0],
-        "num_classes": spec.classes,
-        "num_features": size.width,
-        "model_args": {"img_size": spec.image_size, "num_classes": spec.classes},
-        "pretrained_cfg": {
-            "input_size": [3, spec.image_size, spec.image_size],
-            "num_classes": spec.classes,
-            "mean": list(images.mean),
-            "std": list(images.std),
-            "crop_pct": images.crop,
-            "interpolation": images.resize,
-            "fixed_input_size": True,
-            "first_conv": "stem.proj",
-            "classifier": "head",
-        },
-    }
-    return {"config.json": config}
+    return timm_files(
+        spec,
+        named[0],
+        size.width,
+        {"img_size": spec.image_size},
+        first_conv="stem.proj",
+        classifier="head",
+        fixed_input_size=True,
+    )
 
 
 _OLD = re.compile(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitjax import models
+from vitjax.interop.beside import huggingface_files, timm_files
 from vitjax.interop.layout import Layout, Preprocessing, Spec, Tensors, blocks_of, require
 from vitjax.interop.rules import CONV, LINEAR, VECTOR, Form, Rule, Shape, constant
 from vitjax.models.resnet import VARIANTS, BasicBlock
@@ -213,28 +214,15 @@ def _rules_timm(spec):
 
 
 def _files_timm(spec):
-    settings, images = spec.settings(), spec.preprocessing
-    arguments = {"num_classes": spec.classes}
-    if settings["norm"] == "group":
-        arguments["norm_layer"] = "groupnorm"
-    return {
-        "config.json": {
-            "architecture": f"resnet{settings['variant']}",
-            "num_classes": spec.classes,
-            "num_features": models.create(**spec.encoder).width,
-            "model_args": arguments,
-            "pretrained_cfg": {
-                "num_classes": spec.classes,
-                "input_size": [3, spec.image_size, spec.image_size],
-                "crop_pct": images.crop,
-                "interpolation": images.resize,
-                "mean": list(images.mean),
-                "std": list(images.std),
-                "first_conv": TORCHVISION.stem_conv,
-                "classifier": TORCHVISION.head,
-            },
-        }
-    }
+    settings = spec.settings()
+    return timm_files(
+        spec,
+        f"resnet{settings['variant']}",
+        models.create(**spec.encoder).width,
+        {"norm_layer": "groupnorm"} if settings["norm"] == "group" else {},
+        first_conv=TORCHVISION.stem_conv,
+        classifier=TORCHVISION.head,
+    )
 
 
 def _prepare_huggingface(tensors: Tensors) -> Tensors:
@@ -268,35 +256,18 @@ def _configure_huggingface(spec, config):
 
 
 def _files_huggingface(spec):
-    settings, images, side = spec.settings(), spec.preprocessing, spec.image_size
+    settings = spec.settings()
     block, blocks = VARIANTS[str(settings["variant"])]
     width = round(64 * settings["width"])
     config = {
         "model_type": "resnet",
-        "architectures": ["ResNetForImageClassification" if spec.classes else "ResNetModel"],
-        "num_channels": 3,
         "embedding_size": width,
         "hidden_sizes": [width * 2**s * block.EXPANSION for s in range(4)],
         "depths": list(blocks),
         "layer_type": "basic" if block is BasicBlock else "bottleneck",
         **HUGGINGFACE_FIXED,
     }
-    if spec.classes:
-        config["num_labels"] = spec.classes
-    preprocessor = {
-        "image_processor_type": "BitImageProcessor",  # resizes and crops at any size
-        "do_resize": True,
-        "size": {"shortest_edge": int(side / images.crop)},
-        "resample": {"bilinear": 2, "bicubic": 3}[images.resize],
-        "do_center_crop": True,
-        "crop_size": {"height": side, "width": side},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(images.mean),
-        "image_std": list(images.std),
-    }
-    return {"config.json": config, "preprocessor_config.json": preprocessor}
+    return huggingface_files(spec, "ResNet", config)
 
 
 LAYOUTS = {

@@ -37,7 +37,8 @@ def describe(shapes: Mapping[str, Shape], names: Names, **numerics) -> Spec | No
     down = names.packed_down if settings["activation"] == "swiglu" else None
     hidden = shapes[f"{first}{down or names.down}.weight"][1]
     stem = stem_variant(shapes, BACKBONE, channels)
-    patch = stem.patch if stem else patch
+    if stem:
+        patch, settings["stem_standardise"] = stem.patch, "variance"
     classes, read = shapes[f"{names.head}.weight"] if head else (0, width)
     if read == 2 * width:
         settings["pool"] = "cls_gap"

@@ -1,5 +1,6 @@
 """The JSON files that lie beside exported weights of a ViT."""
 
+from vitjax.interop import beside
 from vitjax.interop.layout import Spec
 from vitjax.interop.vit_sizes import shape_of
 from vitjax.models.vit import has_class
@@ -41,31 +42,19 @@ def timm_files(spec: Spec) -> dict[str, dict]:
     elif shape.stem is not None:
         architecture = "vit_small_r26_s32_224" if len(shape.stem) == 4 else "vit_base_r50_s16_224"
         del arguments["patch_size"]
-    images = spec.preprocessing
-    return {
-        "config.json": {
-            "architecture": architecture,
-            "num_classes": spec.classes,
-            "num_features": shape.width,
-            "model_args": arguments,
-            "pretrained_cfg": {
-                "input_size": [3, spec.image_size, spec.image_size],
-                "mean": list(images.mean),
-                "std": list(images.std),
-                "crop_pct": images.crop,
-                "interpolation": images.resize,
-                "num_classes": spec.classes,
-                "classifier": "head",
-                "first_conv": "patch_embed.proj",
-            },
-        }
-    }
+    return beside.timm_files(
+        spec,
+        architecture,
+        shape.width,
+        arguments,
+        first_conv="patch_embed.proj",
+        classifier="head",
+    )
 
 
 def huggingface_files(spec: Spec) -> dict[str, dict]:
     """config.json and preprocessor_config.json for AutoModel and AutoImageProcessor."""
     settings, shape = spec.settings(), shape_of(spec)
-    swiglu = settings["activation"] == "swiglu"
     config = {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.depth,
@@ -75,8 +64,6 @@ def huggingface_files(spec: Spec) -> dict[str, dict]:
         "layer_norm_eps": settings["norm_eps"],
         "image_size": spec.image_size,
         "patch_size": shape.patch,
-        "num_channels": 3,
-        "num_labels": spec.classes,
     }
     if not has_class(settings["pool"]):
         raise ValueError(
@@ -84,31 +71,16 @@ def huggingface_files(spec: Spec) -> dict[str, dict]:
             f"written; use --to timm"
         )
     if settings["positions"] == "rotary":
-        config |= _dinov3(settings, spec)
+        name, kind = "DINOv3ViT", _dinov3(settings, spec)
     elif settings["layer_scale"] is None:
-        config |= _vit(settings, spec)
+        name, kind = "ViT", _vit(settings)
     else:
-        config |= _dinov2(settings, spec, shape.width, shape.mlp, swiglu)
-    images, side = spec.preprocessing, spec.image_size
-    shorter = round(side / images.crop)
-    processor = {
-        "image_processor_type": "BitImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": shorter},
-        "resample": {"bilinear": 2, "bicubic": 3}[images.resize],
-        "do_center_crop": True,
-        "crop_size": {"height": side, "width": side},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(images.mean),
-        "image_std": list(images.std),
-        "do_convert_rgb": True,
-    }
-    return {"config.json": config, "preprocessor_config.json": processor}
+        name = "Dinov2WithRegisters" if settings["registers"] else "Dinov2"
+        kind = _dinov2(settings, spec, name, shape.width, shape.mlp)
+    return beside.huggingface_files(spec, name, config | kind)
 
 
-def _vit(settings: dict, spec: Spec) -> dict:
+def _vit(settings: dict) -> dict:
     if settings["biases"] != "all" or settings["qk_norm"] or settings["registers"]:
         raise ValueError(
             "huggingface's ViT has all biases, no qk_norm and no registers: encoder.biases="
@@ -120,13 +92,11 @@ def _vit(settings: dict, spec: Spec) -> dict:
             "huggingface's ViT reads the class token alone: encoder.pool='cls_gap' cannot be "
             "written without encoder.layer_scale"
         )
-    architecture = "ViTForImageClassification" if spec.classes else "ViTModel"
-    return {"model_type": "vit", "architectures": [architecture], "qkv_bias": True}
+    return {"model_type": "vit", "qkv_bias": True}
 
 
-def _dinov2(settings: dict, spec: Spec, width: int, mlp: int, swiglu: bool) -> dict:
-    name = "Dinov2WithRegisters" if settings["registers"] else "Dinov2"
-    kind = "dinov2_with_registers" if settings["registers"] else "dinov2"
+def _dinov2(settings: dict, spec: Spec, name: str, width: int, mlp: int) -> dict:
+    swiglu = settings["activation"] == "swiglu"
     if spec.classes and settings["pool"] != "cls_gap":
         raise ValueError(
             f"huggingface's {name} classifies by class token and mean: encoder.pool="
@@ -137,10 +107,8 @@ def _dinov2(settings: dict, spec: Spec, width: int, mlp: int, swiglu: bool) -> d
     hidden = -(-int(width * ratio * 2 / 3) // 8) * 8 if swiglu else width * ratio
     if hidden != mlp:
         raise ValueError(f"huggingface's {name} has no MLP of width {mlp} for width {width}")
-    architecture = f"{name}ForImageClassification" if spec.classes else f"{name}Model"
     config = {
-        "model_type": kind,
-        "architectures": [architecture],
+        "model_type": "dinov2_with_registers" if settings["registers"] else "dinov2",
         "mlp_ratio": ratio,
         "qkv_bias": settings["biases"] == "all",
         "layerscale_value": settings["layer_scale"],
@@ -156,7 +124,6 @@ def _dinov3(settings: dict, spec: Spec) -> dict:
     gated = {"use_gated_mlp": True, "hidden_act": "silu"}
     return (gated if settings["activation"] == "swiglu" else {"use_gated_mlp": False}) | {
         "model_type": "dinov3_vit",
-        "architectures": ["DINOv3ViTModel"],
         "query_bias": settings["biases"] != "none",
         "key_bias": settings["biases"] == "all",
         "value_bias": settings["biases"] != "none",

@@ -16,13 +16,14 @@ from vitjax.lookup import lookup
 class Features(NamedTuple):
     """What every encoder gives, in its compute dtype.
 
-    pooled: [B, D], one vector per image, what the head reads. patches: [B, h, w, D], the last map (a
-    transformer's patch tokens after the last norm, a ConvNet's last feature map); its D is another
-    where the head reads more than the map's mean (class token and mean, a hidden layer). layers: {name: [B, h, w, D_l]}, the
-    named intermediate maps that were asked for; vectors: {name: [B, D_l]}, one per image of each:
-    a transformer's class token (without one, the mean of the patches) after the last norm, as
-    DINOv2 has it, a ConvNet's mean of the map. tokens: [B, N, D], all tokens after the last norm,
-    prefix tokens first; for a ConvNet the patches, flattened.
+    pooled: [B, D], one vector per image, what the head reads. patches: [B, h, w, D], the last map
+    (a transformer's patch tokens after the last norm, a ConvNet's last feature map); its D is
+    another where the head reads more than the map's mean (class token and mean, a hidden layer).
+    layers: {name: [B, h, w, D_l]}, the named intermediate maps that were asked for; vectors:
+    {name: [B, D_l]}, one per image of each: a transformer's class token (without one, the mean of
+    the patches) after the last norm, as DINOv2 has it, a ConvNet's mean of the map. tokens:
+    [B, N, D], all tokens after the last norm, prefix tokens first; for a ConvNet the patches,
+    flattened.
     """
 
     pooled: jax.Array

@@ -14,7 +14,7 @@ from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.models.transformer import AttentionPool, Block, Form, weights_of
 from vitjax.models.vit_sizes import SIZES, Size, parse
-from vitjax.models.weight_standardised import ResNetStem
+from vitjax.models.weight_standardised import STANDARDISATIONS, ResNetStem
 from vitjax.models.weight_standardised import macs as stem_macs
 from vitjax.ops.batch import keep_batch_sharded
 from vitjax.ops.position import RESAMPLINGS, resample, sincos_2d
@@ -50,6 +50,7 @@ class ViT(nn.Module):
     prefix_norm: bool
     local_norm_below: int
     stem: tuple[int, ...] | None
+    stem_standardise: str
     masked: bool
     dropout: float
     drop_path: float
@@ -100,7 +101,14 @@ class ViT(nn.Module):
             return embed_patches(images, self.patch, self.size.width, **embed)
         # XLA's CPU backend has slow code for convolutions in a loop, see resnet.create.
         scan = self.scan and jax.default_backend() != "cpu"
-        stem = ResNetStem(self.stem, 64, scan, self.remat, self.form.dtype, name="stem")
+        stem = ResNetStem(
+            self.stem,
+            scan=scan,
+            remat=self.remat,
+            dtype=self.form.dtype,
+            standardise=self.stem_standardise,
+            name="stem",
+        )
         check_whole_patches(images, self.patch)
         return embed_patches(stem(images), 1, self.size.width, **embed)
 
@@ -207,6 +215,7 @@ def create(
     qk_norm=False,
     norm_eps=1e-6,
     layer_scale=None,
+    stem_standardise="deviation",
     mask_token=False,
     dropout=0.0,
     drop_path=0.0,
@@ -233,7 +242,8 @@ def create(
     training yet another for images of fewer pixels a side (DINOv3's untied norms).
     activation: a name in layers.ACTIVATIONS. biases, qk_norm: see MultiHeadAttention. norm_eps: of
     every LayerNorm. layer_scale: where the learned scales of both branches start, None for none
-    (arXiv:2103.17239). mask_token: whether `apply` takes a mask.
+    (arXiv:2103.17239). stem_standardise: how the kernels of a ResNet before it are, a name in
+    weight_standardised.STANDARDISATIONS. mask_token: whether `apply` takes a mask.
     dropout: after positions, inside the MLP and after each branch. drop_path: stochastic depth of
     the last block, linear from 0 at the first; with drop_path_form="subset" of every block, by
     computing each branch on a part of the batch only.
@@ -258,6 +268,7 @@ def create(
     lookup(ACTIVATIONS, activation, "encoder.activation")
     lookup(BIASES, biases, "encoder.biases")
     lookup(DROP_PATHS, drop_path_form, "encoder.drop_path_form")
+    lookup(STANDARDISATIONS, stem_standardise, "encoder.stem_standardise")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
     form = Form(size.mlp, size.heads, activation, biases, qk_norm, norm_eps, layer_scale, compute)
@@ -273,6 +284,7 @@ def create(
         prefix_norm,
         local_norm_below,
         stem,
+        stem_standardise,
         mask_token,
         dropout,
         drop_path,
