@@ -9,7 +9,7 @@ import optax
 import pytest
 from scipy.signal import correlate
 from sklearn.datasets import load_digits
-from test_mixer import program_macs
+from traced import traced_macs
 
 from vitjax.models import classic, heads
 
@@ -205,7 +205,7 @@ ZEROS |= {"alexnet": 0, "convpool": 0}
 def test_macs_are_those_of_the_traced_program(variant):
     encoder, size = classic.create(variant), SIZES[variant]
     program = jax.make_jaxpr(encoder.apply)(shapes(encoder, size), jnp.zeros((1, size, size, 3)))
-    assert program_macs(program.jaxpr) == encoder.macs(size) + ZEROS[variant]
+    assert traced_macs(program.jaxpr) == encoder.macs(size) + ZEROS[variant]
 
 
 @functools.cache

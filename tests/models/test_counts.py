@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from vitjax import models
-from vitjax.models import heads
+from vitjax.models import coatnet, convnext, heads
 
 CLASS = {"pool": "cls", "class_position": True}
 SCALED = {"layer_scale": 1e-5, "mask_token": True}
@@ -15,14 +15,14 @@ def vit(variant, **settings):
     return "vit", {"variant": variant} | settings
 
 
-def resnet(variant):
-    return "resnet", {"variant": variant}
+def of(name, variant, **settings):
+    return name, {"variant": variant} | settings
 
 
 # (encoder, settings), image size, classes, hidden units of the head, parameters. Where the counts
 # come from: big_vision's models, torchvision 0.28's, timm 1.0.31's and transformers 5.23's own,
 # DINOv2's and DINOv3's repositories, built and counted; DINOv3's less the keys' biases, which are
-# masked to zero there (a width in each block).
+# masked to zero there (a width in each block). ConvNeXt V2's: timm and transformers agree.
 TABLE = [
     # big_vision
     (vit("Ti/16"), 224, 1000, 0, 5_717_032),
@@ -63,11 +63,58 @@ TABLE = [
     (vit("L/16", **DINOV3), 224, 0, 0, 303_154_176 - 24 * 1024),
     (vit("H+/16", **DINOV3, activation="swiglu"), 224, 0, 0, 840_633_600 - 32 * 1280),
     # torchvision
-    (resnet("18"), 224, 1000, 0, 11_689_512),
-    (resnet("34"), 224, 1000, 0, 21_797_672),
-    (resnet("50"), 224, 1000, 0, 25_557_032),
-    (resnet("101"), 224, 1000, 0, 44_549_160),
-    (resnet("152"), 224, 1000, 0, 60_192_808),
+    (of("resnet", "18"), 224, 1000, 0, 11_689_512),
+    (of("resnet", "34"), 224, 1000, 0, 21_797_672),
+    (of("resnet", "50"), 224, 1000, 0, 25_557_032),
+    (of("resnet", "101"), 224, 1000, 0, 44_549_160),
+    (of("resnet", "152"), 224, 1000, 0, 60_192_808),
+    # big_vision: BiT after the paper's code, and its own V1
+    (of("bit", "R50x1"), 224, 1000, 0, 25_549_352),
+    (of("bit", "R101x1"), 224, 1000, 0, 44_541_480),
+    (of("bit", "R50x3"), 224, 1000, 0, 217_319_080),
+    (of("bit", "R50x1", form="postact"), 224, 1000, 0, 25_557_032),
+    (of("mixer", "B/16"), 224, 1000, 0, 59_880_472),
+    # Facebook, timm
+    (of("convnext", "atto"), 224, 1000, 0, 3_695_520),
+    (of("convnext", "femto"), 224, 1000, 0, 5_217_784),
+    (of("convnext", "pico"), 224, 1000, 0, 9_045_672),
+    (of("convnext", "nano"), 224, 1000, 0, 15_593_560),
+    (of("convnext", "T"), 224, 1000, 0, 28_589_128),
+    (of("convnext", "S"), 224, 1000, 0, 50_223_688),
+    (of("convnext", "B"), 224, 1000, 0, 88_591_464),
+    (of("convnext", "L"), 224, 1000, 0, 197_767_336),
+    (of("convnext", "XL"), 224, 1000, 0, 350_196_968),
+    (of("convnext", "V2-atto"), 224, 1000, 0, 3_708_400),
+    (of("convnext", "V2-femto"), 224, 1000, 0, 5_233_240),
+    (of("convnext", "V2-pico"), 224, 1000, 0, 9_066_280),
+    (of("convnext", "V2-nano"), 224, 1000, 0, 15_623_800),
+    (of("convnext", "V2-T"), 224, 1000, 0, 28_635_496),
+    (of("convnext", "V2-B"), 224, 1000, 0, 88_717_800),
+    (of("convnext", "V2-L"), 224, 1000, 0, 197_956_840),
+    (of("convnext", "V2-H"), 224, 1000, 0, 660_289_640),
+    # timm; after the paper with their tanh layer, as wide as the last stage
+    (of("coatnet", "0"), 224, 1000, 768, 25_036_820),
+    (of("coatnet", "1"), 224, 1000, 768, 42_225_776),
+    (of("coatnet", "2"), 224, 1000, 1024, 74_684_744),
+    (of("coatnet", "3"), 224, 1000, 1536, 166_966_264),
+    (of("coatnet", "4"), 224, 1000, 1536, 275_425_288),
+    (of("coatnet", "5"), 224, 1000, 2048, 687_472_008),
+    (of("coatnet", "pico_rw"), 224, 1000, 0, 10_851_364),
+    (of("coatnet", "nano_rw"), 224, 1000, 0, 15_141_244),
+    (of("coatnet", "0_rw"), 224, 1000, 0, 27_435_562),
+    (of("coatnet", "1_rw"), 224, 1000, 0, 41_721_502),
+    (of("coatnet", "2_rw"), 224, 1000, 0, 73_868_400),
+    (of("coatnet", "bn_0_rw"), 224, 1000, 0, 27_435_562),
+    (of("coatnet", "rmlp_nano_rw"), 224, 1000, 0, 15_145_116),
+    (of("coatnet", "rmlp_0_rw"), 224, 1000, 0, 27_446_074),
+    (of("coatnet", "rmlp_1_rw"), 224, 1000, 0, 41_691_982),
+    (of("coatnet", "rmlp_1_rw2"), 224, 1000, 0, 41_724_622),
+    (of("coatnet", "rmlp_2_rw"), 224, 1000, 0, 73_881_264),
+    (of("coatnet", "rmlp_3_rw"), 224, 1000, 0, 165_152_788),
+    (of("coatnet", "3_rw"), 224, 11_821, 0, 181_805_305),  # the classes of its weights
+    # the papers (Neural Computation 1(4), 1989; torchvision's form of arXiv:1404.5997)
+    (of("classic", "zip1989"), 16, 10, 0, 9_760),
+    (of("classic", "alexnet"), 224, 1000, 0, 61_100_840),
 ]
 
 
@@ -87,3 +134,10 @@ def parameters(name, settings, image_size, classes, hidden):
 )
 def test_the_published_number_of_parameters(encoder, image_size, classes, hidden, published):
     assert parameters(*encoder, image_size, classes, hidden) == published
+
+
+@pytest.mark.parametrize(
+    ("name", "variants"), [("convnext", convnext.VARIANTS), ("coatnet", coatnet.VARIANTS)]
+)
+def test_no_variant_is_left_out(name, variants):
+    assert {row["variant"] for (other, row), *_ in TABLE if other == name} == set(variants)

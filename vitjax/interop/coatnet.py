@@ -89,7 +89,7 @@ def _mbconv(style, first, expands) -> Parts:
         _norm("{}/norm", "pre_norm", True)
         | _layer("{}/conv1", "conv1_1x1", CONV, bias=False)
         | _norm("{}/norm1", "norm1", True)
-        | _layer("{}/conv2", "conv2_kxk", CONV, bias=False)
+        | _layer("{}/depthwise", "conv2_kxk", CONV, bias=False)
         | _layer("{}/squeeze/down", f"{squeeze}.fc1", LINEAR_1X1)
         | _layer("{}/squeeze/up", f"{squeeze}.fc2", LINEAR_1X1)
         | _norm("{}/norm2", "norm2", True)

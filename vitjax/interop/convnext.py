@@ -159,7 +159,7 @@ def _rules(spec: Spec, names: Names, linear: Form = LINEAR) -> list[Rule]:
             rules += _kernel(f"{ours}/downsample_conv", names.downs[s - 1] + "1", CONV)
         blocks = tuple(f"{names.stages[s]}{j}." for j in range(depth))
         rules += [
-            *_kernel(f"{ours}/blocks/conv", _each(blocks, names.conv), CONV),
+            *_kernel(f"{ours}/blocks/depthwise", _each(blocks, names.conv), CONV),
             *_scale(f"{ours}/blocks/norm", _each(blocks, names.norm)),
             *_kernel(f"{ours}/blocks/mlp/up", _each(blocks, names.up), linear),
             *_kernel(f"{ours}/blocks/mlp/down", _each(blocks, names.down), linear),

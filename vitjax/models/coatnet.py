@@ -194,9 +194,7 @@ class AttentionBlock(nn.Module):
             return y
         bias = style.shortcut_bias
         x = shortcut(x, self.features, self.stride, pool=style.pool, bias=bias, dtype=self.dtype)
-        # Cut over `model` by the convolution, over `data` by the projection: left to XLA, their sum
-        # is wrong on a 2 x 2 x 2 mesh (jax 0.10.2, CPU; test_on_mesh holds the case).
-        x = add(keep_batch_sharded(x), y, "layer_scale1")
+        x = add(x, y, "layer_scale1")
         mlp = MLP(EXPANSION * self.features, activation="gelu", dtype=self.dtype, name="mlp")
         x = add(x, mlp(norm(x, name="norm2")), "layer_scale2")
         return keep_batch_sharded(x)

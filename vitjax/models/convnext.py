@@ -12,8 +12,8 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
+from vitjax.models.layers import DepthwiseConv, layer_norm, layer_scale
 from vitjax.models.layers import drop_path as drop_samples
-from vitjax.models.layers import layer_norm, layer_scale
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.ops.batch import keep_batch_sharded
@@ -105,16 +105,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, rate=None):
         """x: [B, H, W, C]. rate: of stochastic depth, a float32 scalar; None for none."""
-        C = x.shape[-1]
-        y = nn.Conv(
-            C,
-            (7, 7),
-            padding=((3, 3), (3, 3)),
-            feature_group_count=C,
-            kernel_init=KERNEL_INIT,
-            dtype=self.dtype,
-            name="conv",
-        )(x)
+        y = DepthwiseConv(7, kernel_init=KERNEL_INIT, dtype=self.dtype, name="depthwise")(x)
         y = layer_norm(y, dtype=self.dtype, name="norm")
         y = MLP(self.v2, self.dtype, name="mlp")(y)
         if not self.v2:

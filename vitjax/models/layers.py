@@ -1,12 +1,15 @@
 """Small layers that several encoders share."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from vitjax.ops.batch import on_batch_shards
 
 # B batch, N tokens, D width, M hidden width.
 
@@ -82,6 +85,37 @@ def embed_patches(images, patch, width, *, dtype, name):
     check_whole_patches(images, patch)
     window = (patch, patch)
     return nn.Conv(width, window, window, padding="VALID", dtype=dtype, name=name)(images)
+
+
+class DepthwiseConv(nn.Module):
+    """Each channel by a kernel of its own, padded by size // 2 on every side."""
+
+    size: int
+    stride: int = 1
+    use_bias: bool = True
+    kernel_init: Callable = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):  # [B, H, W, C]
+        C, k = x.shape[-1], self.size
+        kernel = self.param("kernel", self.kernel_init, (k, k, 1, C))
+
+        def convolve(x, kernel):
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                [(k // 2, k // 2)] * 2,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=C,
+            )
+
+        y = on_batch_shards(convolve, x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (C,))
+        return y + bias.astype(self.dtype)[None, None, None]
 
 
 def drop_path(x, rate, key):

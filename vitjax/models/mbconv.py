@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitjax.models.layers import drop_path, layer_norm
+from vitjax.models.layers import DepthwiseConv, drop_path, layer_norm
 from vitjax.ops.batch import keep_batch_sharded
 
 # B batch, H x W map, C channels, R hidden channels of squeeze and excitation.
@@ -52,20 +52,23 @@ class Style(NamedTuple):
 ACTIVATIONS = {"gelu": partial(nn.gelu, approximate=False), "silu": nn.silu, "relu": nn.relu}
 
 
-def conv(features, size, stride=1, *, depthwise=False, bias=False, dtype, name):
-    """A convolution padded by size // 2 on every side, He normal by the fan-out of one group."""
-    mode = "fan_in" if depthwise else "fan_out"  # k * k either way, in Flax's shapes
-    return nn.Conv(
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+HE_FAN_IN = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # k * k, for depth-wise ones
+
+
+def conv(features, size, stride=1, *, bias=False, dtype, name):
+    """x -> its convolution, padded by size // 2 on every side."""
+    layer = nn.Conv(
         features,
         (size, size),
         (stride, stride),
         padding=[(size // 2, size // 2)] * 2,
-        feature_group_count=features if depthwise else 1,
         use_bias=bias,
-        kernel_init=nn.initializers.variance_scaling(2.0, mode, "normal"),
+        kernel_init=HE_FAN_OUT,
         dtype=dtype,
         name=name,
     )
+    return lambda x: keep_batch_sharded(layer(x))  # see resnet.conv
 
 
 def batch_norm(x, *, train, dtype, name, eps=1e-5):
@@ -104,7 +107,7 @@ def stem(images, widths, *, act, train, dtype):
     the network. widths: channels of both."""
     x = conv(widths[0], 3, 2, dtype=dtype, name="stem_conv1")(images)
     x = ACTIVATIONS[act](batch_norm(x, train=train, dtype=dtype, name="stem_norm"))
-    return keep_batch_sharded(conv(widths[1], 3, dtype=dtype, name="stem_conv2")(x))
+    return conv(widths[1], 3, dtype=dtype, name="stem_conv2")(x)
 
 
 class SqueezeExcite(nn.Module):
@@ -147,7 +150,7 @@ class MBConv(nn.Module):
         y = conv(middle, 1, dtype=self.dtype, name="conv1")(y)
         y = act(norm(y, name="norm1"))
         stride = self.stride if style.stride == "conv" else 1
-        y = conv(middle, 3, stride, depthwise=True, dtype=self.dtype, name="conv2")(y)
+        y = DepthwiseConv(3, stride, False, HE_FAN_IN, self.dtype, name="depthwise")(y)
         y = squeeze(y) if style.early_squeeze else y
         y = act(norm(y, name="norm2"))
         y = y if style.early_squeeze else squeeze(y)

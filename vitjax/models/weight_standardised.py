@@ -54,13 +54,15 @@ class StandardisedConv(nn.Module):
     def __call__(self, x):  # [B, H, W, C] -> [B, H / stride, W / stride, features]
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        return jax.lax.conv_general_dilated(
+        y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             self.standardise(kernel).astype(self.dtype),
             (self.stride, self.stride),
             self.padding if self.padding == "SAME" else [(self.padding, self.padding)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        # See resnet.conv.
+        return keep_batch_sharded(y)
 
 
 def group_norm(x, name, *, epsilon, dtype, scale_init=nn.initializers.ones):

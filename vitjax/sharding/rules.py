@@ -24,7 +24,7 @@ TENSOR_RULES = (
     (r"mlp/(up|gate)/bias$", ("model",)),  # [M]
     (r"mlp/down/kernel$", ("model", None)),  # [M, D]
     (r"head/.*kernel$", ("model",)),  # [D, C]
-    (r"conv[^/]*/kernel$", ("model",)),  # [kh, kw, Cin, Cout]
+    (r"conv[^/]*/kernel$", ("model",)),  # [kh, kw, Cin, Cout]; not the depth-wise [kh, kw, 1, C]
     (r".*", ()),
 )
 
