@@ -20,6 +20,13 @@ import safetensors.numpy
 OUT = Path(__file__).parent / "recorded"
 VIT = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 HF = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+ATTENDED = {
+    "img_size": 32,
+    "depths": (1, 1, 2, 1),
+    "embed_dim": (8, 32, 32, 64),
+    "stem_width": (4, 8),
+    "num_classes": 5,
+}
 CONV = {"depths": (1, 2, 1, 1), "dims": (8, 16, 24, 32)}
 
 
@@ -102,6 +109,8 @@ CASES = {
     "timm_siglip": lambda: timm("vit_base_patch16_siglip_224", 32, img_size=32, **VIT),
     "timm_convnext": lambda: timm("convnext_tiny", 64, num_classes=5, **CONV),
     "timm_convnextv2": lambda: timm("convnextv2_atto", 64, num_classes=5, **CONV),
+    "timm_coatnet": lambda: timm("coatnet_1_224", 32, head_hidden_size=40, **ATTENDED),
+    "timm_coatnet_rw": lambda: timm("coatnet_3_rw_224", 32, **ATTENDED),
     "timm_mixer": lambda: mixer(32, patch_size=8, embed_dim=24, num_blocks=2, num_classes=5),
     "torchvision_resnet18": lambda: resnet(18, 40),
     "torchvision_resnet50": lambda: resnet(50, 40),

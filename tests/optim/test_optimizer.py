@@ -267,6 +267,19 @@ def test_layer_decay_counts_numbered_blocks_and_stages():
     assert got["norm"]["scale"] == 1.0
 
 
+def test_layer_decay_of_a_hybrid_counts_its_resnet_as_the_first_layer():
+    leaf = np.zeros((2, 4))
+    tree = {
+        "stem": {"stage_1": {"first": {"conv1": {"kernel": leaf}}, "blocks": {"kernel": leaf}}},
+        "blocks": {"kernel": leaf},
+        "prefix_norm": {"scale": leaf},
+    }
+    got = layer_rates({"encoder": tree}, 0.5)["encoder"]
+    assert set(jax.tree.leaves(got["stem"])) == {0.125}
+    assert got["blocks"]["kernel"].tolist() == [[0.25], [0.5]]
+    assert got["prefix_norm"]["scale"] == 1.0
+
+
 @pytest.mark.parametrize("name", sorted(optimizer.OPTIMIZERS))
 def test_frozen_parameters_get_updates_of_exactly_zero_and_hold_no_moments(name):
     tx, _ = optim.create(

@@ -12,7 +12,7 @@ import numpy as np
 # Blocks of a scan are stacked along a leading layer axis under this name.
 STACKED = re.compile(r"(^|/)blocks/")
 # Inside an encoder: what comes after the last block learns at the rate of the head.
-_AFTER_BLOCKS = re.compile(r"^(norm|attention_pool)/")
+_AFTER_BLOCKS = re.compile(r"^(norm|prefix_norm|local_prefix_norm|attention_pool)/")
 _NUMBER = re.compile(r"(?:^|/)(?:block|stage)_(\d+)(?=/)")
 
 
@@ -60,7 +60,7 @@ def check_all_match(patterns, names, key):
 
 def _blocks_of(name, shape):
     """The blocks a parameter belongs to, as sortable tuples of numbers; () outside the blocks."""
-    if not name.startswith("encoder/"):
+    if not name.startswith("encoder/") or name.startswith("encoder/stem/"):  # a hybrid's ResNet
         return ()
     numbers = tuple(int(number) for number in _NUMBER.findall(name))
     if STACKED.search(name):
