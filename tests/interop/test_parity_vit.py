@@ -8,6 +8,7 @@ import pytest
 
 from vitjax import interop
 from vitjax.interop.layout import HALF, Spec
+from vitjax.ops.position import resample
 
 pytestmark = pytest.mark.parity
 
@@ -268,3 +269,18 @@ def test_timms_loader_reads_our_npz(variant, size, architecture, tmp_path):
 def _torch_name(path):
     """What originals.draw knows it as: scales near 1, all else small."""
     return "norm.weight" if path[-1].key == "scale" else "bias"
+
+
+@pytest.mark.parametrize(("h", "w"), [(16, 16), (9, 44)])
+def test_the_tables_of_dinov2_and_timm_are_moved_as_torch_moves_them(h, w):
+    """DINOv2's first models scale by (n + 0.1) / 37 without a low-pass; those with registers, and
+    timm, ask for the size, with one."""
+    torch = originals.torch
+    table = np.random.RandomState(0).normal(size=(37, 37, 5)).astype(np.float32)
+    there = torch.from_numpy(table).permute(2, 0, 1)[None]
+    shift = {"scale_factor": ((h + 0.1) / 37, (w + 0.1) / 37), "antialias": False}
+    size = {"size": (h, w), "antialias": True}
+    for method, how in (("cubic_offset", shift), ("cubic_antialias", size)):
+        want = torch.nn.functional.interpolate(there, mode="bicubic", **how)[0]
+        got = resample(jnp.asarray(table), h, w, method)
+        originals.close(got, want.permute(1, 2, 0).numpy(), method)
