@@ -226,7 +226,7 @@ def test_bad_settings_are_one_line(settings, message):
 
 def test_a_mask_is_refused():
     encoder = bit.create(**TINY)
-    with pytest.raises(ValueError, match=r"a bit takes no mask: use encoder.name vit"):
+    with pytest.raises(ValueError, match=r"encoder.name bit takes no mask: use encoder.name vit"):
         jax.eval_shape(
             lambda v, x: encoder.apply(v, x, mask=jnp.zeros((1, 8, 8), bool)),
             shapes(encoder),

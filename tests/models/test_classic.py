@@ -349,7 +349,9 @@ def test_bad_settings_are_named_in_one_line(settings, line):
 @pytest.mark.parametrize("variant", SIZES)
 def test_a_mask_is_refused(variant):
     encoder, size = classic.create(variant), SIZES[variant]
-    with pytest.raises(ValueError, match=r"^classic networks take no mask: use encoder.name vit"):
+    with pytest.raises(
+        ValueError, match=r"encoder.name classic takes no mask: use encoder.name vit"
+    ):
         jax.eval_shape(
             lambda v: encoder.apply(v, jnp.zeros((1, size, size, 3)), mask=jnp.zeros((1, 2, 2))),
             shapes(encoder, size),

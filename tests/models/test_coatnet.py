@@ -244,7 +244,10 @@ def test_bad_settings_are_named_in_one_line(settings, message):
     [
         ({"images": (1, 33, 32)}, "image size 33 is not a multiple of 32.* views.size to 32"),
         ({"images": (1, 100, 8)}, "image size 100 .* set views.size to 96"),
-        ({"mask": jnp.zeros((1, 1, 1), bool)}, "a coatnet takes no mask: use encoder.name vit"),
+        (
+            {"mask": jnp.zeros((1, 1, 1), bool)},
+            "encoder.name coatnet takes no mask: use encoder.name vit",
+        ),
         ({"train": True}, "drop_path above 0 needs key=, got None"),
     ],
 )

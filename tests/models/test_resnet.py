@@ -242,5 +242,7 @@ def test_any_size_down_to_digits_is_taken(stem, size, side):
 
 def test_a_mask_is_refused(fill):
     encoder = resnet()
-    with pytest.raises(ValueError, match=r"a resnet takes no mask: use encoder.name vit"):
+    with pytest.raises(
+        ValueError, match=r"encoder.name resnet takes no mask: use encoder.name vit"
+    ):
         encoder.apply(fill(encoder, 8), images_of(1, 8), mask=jnp.zeros((1, 1, 1), bool))

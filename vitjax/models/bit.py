@@ -16,6 +16,7 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
+from vitjax.models.layers import refuse_mask, require_key
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT
 from vitjax.models.weight_standardised import (
@@ -95,10 +96,8 @@ class BiT(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
-        if mask is not None:
-            raise ValueError("a bit takes no mask: use encoder.name vit with encoder.mask_token")
-        if train and self.drop_path and not self.has_rng("dropout"):
-            raise ValueError("training with encoder.drop_path above 0 needs key=, got None")
+        refuse_mask("bit", mask)
+        require_key(self, train, drop_path=self.drop_path)
         root, unit = FORMS[self.form]
         rates = None
         if train and self.drop_path:

@@ -19,6 +19,7 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
+from vitjax.models.layers import refuse_mask, require_key
 from vitjax.models.precision import DTYPES
 from vitjax.ops.batch import keep_batch_sharded
 
@@ -116,13 +117,6 @@ def features_of(maps, pooled, layers):
     return Features(keep_batch_sharded(pooled), patches, wanted, vectors, tokens)
 
 
-def refuse_mask(mask):
-    if mask is not None:
-        raise ValueError(
-            "classic networks take no mask: use encoder.name vit with encoder.mask_token"
-        )
-
-
 def gray(images, side, variant, dtype):
     """[B, H, W, 3] -> [B, H, W, 1]. Raises ValueError for any other side than the one given."""
     height, width = images.shape[1:3]
@@ -148,7 +142,7 @@ class Zip1989(nn.Module):
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
         del train  # the same in evaluation
-        refuse_mask(mask)
+        refuse_mask("classic", mask)
         x = self._bordered(gray(images, 16, "zip1989", self.dtype))
         x = conv5(12, 2, bias=False, dtype=self.dtype, name="conv_h1")(x)
         h1 = self._units(x, "h1_bias")  # [B, 8, 8, 12]
@@ -192,7 +186,7 @@ class LeNet5(nn.Module):
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
         del train  # the same in evaluation
-        refuse_mask(mask)
+        refuse_mask("classic", mask)
         maps = {}
 
         def layer(name, x):
@@ -251,9 +245,8 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
-        refuse_mask(mask)
-        if train and self.dropout and not self.has_rng("dropout"):
-            raise ValueError("training with encoder.dropout above 0 needs key=, got None")
+        refuse_mask("classic", mask)
+        require_key(self, train, dropout=self.dropout)
         height, width = images.shape[1:3]
         if min(height, width) < 63:
             raise ValueError(
@@ -285,7 +278,7 @@ class ConvPool(nn.Module):
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
         del train  # the same in evaluation
-        refuse_mask(mask)
+        refuse_mask("classic", mask)
         height, width = images.shape[1:3]
         if min(height, width) < 4:
             raise ValueError(

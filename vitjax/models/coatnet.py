@@ -16,7 +16,7 @@ import numpy as np
 from vitjax.lookup import lookup
 from vitjax.models import mbconv
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import MLP, drop_path, layer_scale
+from vitjax.models.layers import MLP, drop_path, layer_scale, refuse_mask, require_key
 from vitjax.models.mbconv import EXPANSION, MBConv, Style, block_norm, halve, shortcut
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
@@ -240,12 +240,8 @@ class CoAtNet(nn.Module):
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=(), attend=False):
         """Features, or with attend=True the attention weights of the last block instead."""
-        if mask is not None:
-            raise ValueError(
-                "a coatnet takes no mask: use encoder.name vit with encoder.mask_token"
-            )
-        if train and self.drop_path and not self.has_rng("dropout"):
-            raise ValueError("training with encoder.drop_path above 0 needs key=, got None")
+        refuse_mask("coatnet", mask)
+        require_key(self, train, drop_path=self.drop_path)
         _check_size(images.shape[1:3])
         style, depths, dims, _ = self.variant
         rates = self._rates(train)

@@ -12,7 +12,7 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import DepthwiseConv, layer_norm, layer_scale
+from vitjax.models.layers import DepthwiseConv, layer_norm, layer_scale, refuse_mask, require_key
 from vitjax.models.layers import drop_path as drop_samples
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
@@ -158,12 +158,8 @@ class ConvNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
-        if mask is not None:
-            raise ValueError(
-                "a convnext takes no mask: use encoder.name vit with encoder.mask_token"
-            )
-        if train and self.drop_path and not self.has_rng("dropout"):
-            raise ValueError("training with encoder.drop_path above 0 needs key=, got None")
+        refuse_mask("convnext", mask)
+        require_key(self, train, drop_path=self.drop_path)
         smallest = 8 * self.patch
         for side in images.shape[1:3]:
             if side < smallest:

@@ -64,6 +64,21 @@ def layer_scale(module, x, start, name):
     return x * module.param(name, init, x.shape[-1:]).astype(x.dtype)[(None,) * (x.ndim - 1)]
 
 
+def refuse_mask(name, mask):
+    """Raise ValueError where a network that has no use for it is given a mask."""
+    if mask is not None:
+        raise ValueError(
+            f"encoder.name {name} takes no mask: use encoder.name vit with encoder.mask_token"
+        )
+
+
+def require_key(module, train, **rates):
+    """Raise ValueError, naming the settings, where training has a rate above 0 and no key."""
+    names = " or ".join(f"encoder.{name}" for name in rates)
+    if train and any(rates.values()) and not module.has_rng("dropout"):
+        raise ValueError(f"training with {names} above 0 needs key=, got None")
+
+
 def check_whole_patches(images, patch):
     """Raise ValueError unless both sides of images [B, H, W, 3] are multiples of `patch` pixels."""
     for side in images.shape[1:3]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import MLP, drop_path, embed_patches, layer_norm
+from vitjax.models.layers import MLP, drop_path, embed_patches, layer_norm, refuse_mask, require_key
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.ops.batch import keep_batch_sharded
@@ -80,10 +80,8 @@ class Mixer(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
-        if mask is not None:
-            raise ValueError("a mixer takes no mask: use encoder.name vit with encoder.mask_token")
-        if train and self.drop_path and not self.has_rng("dropout"):
-            raise ValueError("training with encoder.drop_path above 0 needs key=, got None")
+        refuse_mask("mixer", mask)
+        require_key(self, train, drop_path=self.drop_path)
         x = embed_patches(images, self.patch, self.size.width, dtype=self.dtype, name="embedding")
         grid = x.shape  # [B, h, w, D]
         self._check(grid)

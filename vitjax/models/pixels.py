@@ -3,6 +3,7 @@
 import flax.linen as nn
 
 from vitjax.models.features import Encoder, Features
+from vitjax.models.layers import refuse_mask
 
 # B batch, S side of the image, h x w grid of patches, P side of a patch.
 
@@ -17,8 +18,7 @@ class Pixels(nn.Module):
     def __call__(self, images, train=False, mask=None, layers=()):
         del train, layers
         B, height, width, _ = images.shape
-        if mask is not None:
-            raise ValueError("pixels take no mask: use encoder.name vit with encoder.mask_token")
+        refuse_mask("pixels", mask)
         if (height, width) != (self.side, self.side):
             raise ValueError(
                 f"image size {height}x{width} is not encoder.side={self.side}: set one to the other"

@@ -1,7 +1,6 @@
 """ResNet v1.5 (arXiv:1512.03385; the stride on the 3x3, as torchvision), padded as torchvision:
 symmetric and explicit, since XLA's SAME shifts everything by a pixel at stride 2."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,9 @@ import jax.numpy as jnp
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
+from vitjax.models.layers import refuse_mask
 from vitjax.models.precision import DTYPES
-from vitjax.models.stack import REMAT, rematerialise, repeat
+from vitjax.models.stack import REMAT, Stage, rematerialise
 from vitjax.ops.batch import keep_batch_sharded
 
 # B batch, H x W map, C channels.
@@ -129,27 +129,6 @@ VARIANTS = {
 LAYERS = ("stem", "stage_1", "stage_2", "stage_3", "stage_4")
 
 
-class Stage(nn.Module):
-    """A first block that may change shape, then `length` - 1 equal ones in a scan.
-
-    first, rest: make a block from features, stride and name.
-    """
-
-    first: Callable[..., nn.Module]
-    rest: Callable[..., nn.Module]
-    features: int
-    stride: int
-    length: int
-    scan: bool
-
-    @nn.compact
-    def __call__(self, x):
-        x = self.first(self.features, self.stride, name="first")(x)
-        blocks = self.rest(self.features, 1, name="blocks")
-        x, _ = repeat(blocks, x, length=self.length - 1, scan=self.scan)
-        return x
-
-
 class ResNet(nn.Module):
     """Stem, four stages, global average. The fields are the settings of `create`."""
 
@@ -164,8 +143,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
-        if mask is not None:
-            raise ValueError("a resnet takes no mask: use encoder.name vit with encoder.mask_token")
+        refuse_mask("resnet", mask)
         block, lengths = VARIANTS[self.variant]
         shared = {
             "norm": self.norm,

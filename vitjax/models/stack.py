@@ -1,5 +1,7 @@
 """Repeat a block: traced once for any depth; what the backward pass keeps is chosen by name."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 
@@ -53,3 +55,28 @@ def repeat(block, x, rates=None, *, length, scan=True, collect=False):
         unroll=1 if scan else length + 1,
     )
     return loop(block, x, rates)
+
+
+class Stage(nn.Module):
+    """A first block that may change the shape, then `length` - 1 equal ones in a scan.
+
+    first, rest: make a block from features, stride and name.
+    """
+
+    first: Callable[..., nn.Module]
+    rest: Callable[..., nn.Module]
+    features: int
+    stride: int
+    length: int
+    scan: bool
+
+    @nn.compact
+    def __call__(self, x, rates=None):
+        """rates: [length] float32, of stochastic depth; None for none."""
+        first = self.first(self.features, self.stride, name="first")
+        x = first(x) if rates is None else first(x, rates[0])
+        if self.length > 1:
+            rest = None if rates is None else rates[1:]
+            blocks = self.rest(self.features, 1, name="blocks")
+            x, _ = repeat(blocks, x, rest, length=self.length - 1, scan=self.scan)
+        return x

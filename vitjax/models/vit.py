@@ -9,7 +9,7 @@ import numpy as np
 from vitjax.lookup import lookup
 from vitjax.models.attention import BIASES
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import ACTIVATIONS, check_whole_patches, embed_patches
+from vitjax.models.layers import ACTIVATIONS, check_whole_patches, embed_patches, require_key
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.models.transformer import AttentionPool, Block, Form, weights_of
@@ -61,10 +61,7 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=(), attend=False):
         """Features, or with attend=True the attention weights of the last block instead."""
-        if train and (self.dropout or self.drop_path) and not self.has_rng("dropout"):
-            raise ValueError(
-                "training with encoder.dropout or encoder.drop_path above 0 needs key=, got None"
-            )
+        require_key(self, train, dropout=self.dropout, drop_path=self.drop_path)
         x = self._embed(images)
         grid = x.shape  # [B, h, w, D]
         x = self._hide(x, mask)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vitjax.models.layers import drop_path
-from vitjax.models.stack import rematerialise, repeat
+from vitjax.models.stack import Stage, rematerialise
 from vitjax.ops.batch import keep_batch_sharded
 
 # B batch, H x W map, C channels, I inputs, O outputs.
@@ -104,31 +104,6 @@ class PostactUnit(nn.Module):
             x = conv(4 * self.features, 1, self.stride, name="shortcut_conv")(x)
             x = norm(x, "shortcut_norm")
         return keep_batch_sharded(nn.relu(add(x, y, rate, lambda: self.make_rng("dropout"))))
-
-
-class Stage(nn.Module):
-    """A first unit that changes the shape, then `length` - 1 equal ones in a scan.
-
-    first, rest: make a unit from features, stride and name.
-    """
-
-    first: Callable[..., nn.Module]
-    rest: Callable[..., nn.Module]
-    features: int
-    stride: int
-    length: int
-    scan: bool
-
-    @nn.compact
-    def __call__(self, x, rates=None):
-        """rates: [length] float32, of stochastic depth; None for none."""
-        first = self.first(self.features, self.stride, name="first")
-        x = first(x) if rates is None else first(x, rates[0])
-        if self.length > 1:
-            rest = None if rates is None else rates[1:]
-            blocks = self.rest(self.features, 1, name="blocks")
-            x, _ = repeat(blocks, x, rest, length=self.length - 1, scan=self.scan)
-        return x
 
 
 def stages(unit, x, blocks, width, rates=None, *, scan, remat, **shared):
