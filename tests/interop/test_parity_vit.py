@@ -40,6 +40,7 @@ def agree(model, x, layout="timm", **settings):
     else:
         tokens = originals.theirs(model.forward_features, x)
         originals.close(features.tokens, tokens, "tokens")
+        originals.close(features.pooled, originals.theirs(model, x), "pooled")
     for name, want in zip(ours.encoder.layers, intermediates(model, x), strict=True):
         originals.close(features.layers[name], want, name)
     return ours, variables
