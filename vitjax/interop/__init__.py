@@ -1,6 +1,7 @@
 """Weights of other projects, in and out: known by names and shapes, turned by invertible rules."""
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from vitjax import checkpoint
+from vitjax import checkpoint, models
 from vitjax.interop import (
     bit,
     classic,
@@ -119,6 +120,9 @@ def _fit(layout, family, spec, tensors, encoder, config, preprocessing) -> Loade
     table = LAYOUTS[layout][family]
     if config:
         spec = table.configure(spec, config)
+    known = inspect.signature(models.ENCODERS[spec.encoder["name"]]).parameters
+    for key in encoder:
+        lookup(known, key, f"a setting of encoder.name {spec.encoder['name']}")
     spec = dataclasses.replace(
         spec,
         encoder=dict(spec.encoder) | encoder,
@@ -145,11 +149,12 @@ def write(spec: Spec, variables: Mapping[str, Any], layout: str) -> tuple[Tensor
     for family, table in lookup(LAYOUTS, layout, "--to").items():
         if table.files is None or family.partition(":")[0] != spec.encoder["name"]:
             continue
+        beside = table.files(spec)
         arrays = {
             path: np.asarray(leaf, np.float32)
             for path, leaf in checkpoint.flat(jax.device_get(dict(variables))).items()
         }
-        return rules.write(table.rules(spec), arrays), table.files(spec)
+        return rules.write(table.rules(spec), arrays), beside
     raise ValueError(f"--to {layout} has no names for encoder {spec.encoder['name']!r}")
 
 

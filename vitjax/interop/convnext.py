@@ -310,6 +310,17 @@ def _configure_huggingface(spec, config):
     return dataclasses.replace(spec, encoder=encoder)
 
 
+def _configure_dinov3(spec, config):
+    """Its one eps is of all norms, of which ours have 1e-6."""
+    spec = _configure_huggingface(spec, config)
+    if spec.encoder.get("last_norm_eps", EPS) != EPS:
+        raise ValueError(
+            f"config.json says layer_norm_eps={config['layer_norm_eps']}: the norms of a convnext "
+            f"have {EPS}"
+        )
+    return spec
+
+
 def _files_huggingface(spec):
     size, settings = _size(spec), spec.settings()
     generation = "ConvNextV2" if size.v2 else "ConvNext"
@@ -353,6 +364,7 @@ LAYOUTS = {
             partial(_recognise, names=HUGGINGFACE_DINOV3),
             partial(_rules, names=HUGGINGFACE_DINOV3),
             _prepare_huggingface_dinov3,
+            configure=_configure_dinov3,
         ),
     },
     "dinov3": {

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -65,7 +66,7 @@ def _read_shards(folder: Path, index: str) -> Tensors:
         place = dict(_read_json(folder / index)["weight_map"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / index} says no file for each tensor: no weight_map") from error
-    shards = list(dict.fromkeys(place.values()))
+    shards = list(dict.fromkeys(map(str, place.values())))
     absent = [name for name in shards if not (folder / name).is_file()]
     if absent:
         raise ValueError(f"{folder} lacks {', '.join(absent)}, which {index} names")
@@ -95,11 +96,13 @@ def _read_file(file: Path) -> Tensors:
 UNREADABLE = (
     safetensors.SafetensorError,
     *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, RuntimeError),
+    *(TypeError, AttributeError),  # types of numbers that NumPy has not, as float8
 )
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(plain.split())[:200]
 
 
 def _read_npz(file: Path) -> Tensors:
@@ -122,7 +125,8 @@ def _read_torch(file: Path) -> Tensors:
             "save the weights as .safetensors"
         ) from None
     # Training scripts store their arguments beside the weights; a Namespace runs nothing.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # pickle, zip and torch each raise their own
@@ -178,6 +182,11 @@ def _inside(tensors: Tensors, place: str) -> Tensors:
     if not inside:
         return tensors
     others = {name.partition(".")[0]: None for name in tensors if not name.startswith(prefix)}
+    if place == "backbone" and "classifier" in others:
+        raise ValueError(
+            "a backbone with a classifier beside it is torchvision's segmentation: its last stages "
+            "are dilated, and no encoder here has that"
+        )
     if others:
         level = logging.WARNING if "student" in others else logging.INFO
         logging.log(level, "%s is taken, not %s", place, ", ".join(others))
@@ -231,7 +240,24 @@ SILENT = {"do_normalize": True, "do_center_crop": False, "resample": None, "size
 def preprocessing_of(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[str, Any]:
     """What the files beside the weights say of `Preprocessing`, by its fields: Hugging Face's
     preprocessor_config.json, or the pretrained_cfg in timm's config.json. {} where they are silent.
+    Raises ValueError of one line for values that mean nothing.
     """
+    try:
+        found = _preprocessing(config, preprocessor)
+        for key in ("mean", "std"):
+            if key in found and len([float(value) for value in found[key]]) != 3:
+                raise ValueError(f"{key} {found[key]}: expected three numbers")
+        if "crop" in found and not 0 < float(found["crop"]) <= 1:
+            raise ValueError(f"crop {found['crop']}: expected a share up to 1")
+    except (TypeError, ValueError, AttributeError, StopIteration, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{SETTINGS} or {PREPROCESSOR} beside the weights says nothing usable of the images: "
+            f"{_line(error) or type(error).__name__}"
+        ) from error
+    return found
+
+
+def _preprocessing(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> dict[str, Any]:
     if "pretrained_cfg" in config:
         given = config["pretrained_cfg"]
         names = {"mean": "mean", "std": "std", "crop_pct": "crop", "interpolation": "resize"}
@@ -256,7 +282,10 @@ def preprocessing_of(config: Mapping[str, Any], preprocessor: Mapping[str, Any])
 def image_size_of(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> int | None:
     """Pixels per side of the images that the files beside the weights ask for; None where they are
     silent."""
-    if "pretrained_cfg" in config and "input_size" in config["pretrained_cfg"]:
+    if (
+        isinstance(config.get("pretrained_cfg"), Mapping)
+        and "input_size" in config["pretrained_cfg"]
+    ):
         return config["pretrained_cfg"]["input_size"][-1]
     given = SILENT | preprocessor
     key = "crop_size" if given["do_center_crop"] and "crop_size" in given else "size"

@@ -225,6 +225,18 @@ def _files_timm(spec):
     )
 
 
+def _configure_timm(spec, config):
+    """timm's relatives (blurred, anti-aliased) have the same tensors, and other outputs."""
+    plain = f"resnet{spec.settings()['variant']}"
+    name = config.get("architecture", plain)
+    if isinstance(name, str) and name != plain and not name.startswith(f"{plain}_gn"):
+        raise ValueError(
+            f"config.json has architecture={name!r}, whose tensors are those of {plain} and whose "
+            f"layers are not: no encoder here has them"
+        )
+    return spec
+
+
 def _prepare_huggingface(tensors: Tensors) -> Tensors:
     """Without a classifier, as ResNetModel has it, no name has the prefix."""
     prefixed = f"{HUGGINGFACE_PREFIX}{HUGGINGFACE.stem_conv}.weight" in tensors
@@ -271,12 +283,15 @@ def _files_huggingface(spec):
 
 
 LAYOUTS = {
-    "timm": {"resnet": Layout(_recognise_timm, _rules_timm, files=_files_timm)},
+    "timm": {
+        "resnet": Layout(_recognise_timm, _rules_timm, files=_files_timm, configure=_configure_timm)
+    },
     "torchvision": {
         "resnet": Layout(
             partial(_recognise, names=TORCHVISION, norm="batch"),
             _rules_torchvision,
             files=lambda spec: {},
+            configure=_configure_timm,
         )
     },
     "huggingface": {

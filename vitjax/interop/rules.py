@@ -8,6 +8,7 @@ so what comes in goes out bit for bit. Paths are those of `Model` variables, "/"
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 # C channels, D width, H heads, M hidden width, O outputs, I inputs.
@@ -131,6 +132,9 @@ def read(
         layers = []
         for name in names:
             expected = _their_shape(rule.form, shapes)
+            if not _is_float(tensors[name].dtype):
+                misshapen.append(f"{name} {tensors[name].dtype} there, floating point expected")
+                continue
             if tensors[name].shape != expected:
                 misshapen.append(f"{name} {tensors[name].shape} there, {expected} expected")
                 continue
@@ -167,6 +171,10 @@ def write(rules: Sequence[Rule], arrays: Mapping[str, np.ndarray]) -> dict[str, 
             tensors[name] = np.asarray(rule.form.write(ours), order="C")
     assert used == set(arrays), sorted(used ^ set(arrays))
     return tensors
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating)
 
 
 def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vitjax.interop import bit, vit_names, vit_npz
-from vitjax.interop.layout import HALF, IMAGENET, Layout, Spec, Tensors, blocks_of
+from vitjax.interop.layout import HALF, IMAGENET, Layout, Spec, Tensors, blocks_of, require
 from vitjax.interop.rules import Rule, Shape
 from vitjax.interop.vit_files import huggingface_files, timm_files
 from vitjax.interop.vit_names import Names
@@ -29,13 +29,21 @@ def describe(shapes: Mapping[str, Shape], names: Names, **numerics) -> Spec | No
     body = names.body if head else ""
     embedding = f"{body}{names.embedding}.weight"
     first = body + names.block.format(0)
-    if embedding not in shapes or f"{first}{names.norm1}.weight" not in shapes:
+    needed = [embedding, f"{first}{names.norm1}.weight"]
+    if names.positions is not None:
+        needed.append(body + names.positions)
+    if any(name not in shapes for name in needed) or len(shapes[embedding]) != 4:
         return None
     settings = numerics | _parts(shapes, names, body)
-    width, channels, patch, _ = shapes[embedding]
-    depth = blocks_of(shapes, body + names.block + names.norm1 + ".weight")
     down = names.packed_down if settings["activation"] == "swiglu" else None
-    hidden = shapes[f"{first}{down or names.down}.weight"][1]
+    down = f"{first}{down or names.down}.weight"
+    if down not in shapes:
+        return None
+    width, channels, patch, across = shapes[embedding]
+    if patch != across:
+        raise ValueError(f"{embedding} {shapes[embedding]}: expected square patches")
+    depth = blocks_of(shapes, body + names.block + names.norm1 + ".weight")
+    hidden = shapes[down][1]
     stem = stem_variant(shapes, BACKBONE, channels)
     if stem:
         patch, settings["stem_standardise"] = stem.patch, "variance"
@@ -88,6 +96,8 @@ def _grid(shapes: Mapping[str, Shape], names: Names, body: str, settings: dict) 
     """Patches per side of the table of positions, 0 without one; sets class_position."""
     if names.positions is None:
         return 0
+    if len(shapes[body + names.positions]) != 3:
+        raise ValueError(f"{body}{names.positions} {shapes[body + names.positions]}: expected rows")
     rows = shapes[body + names.positions][1]
     cls = has_class(settings["pool"])
     if cls and (names.class_row or math.isqrt(rows) ** 2 != rows):
@@ -102,17 +112,48 @@ def _grid(shapes: Mapping[str, Shape], names: Names, body: str, settings: dict) 
     return side
 
 
-def _table(names: Names, spec: Spec) -> list[Rule]:
+def _table(project: str, names: Names, spec: Spec) -> list[Rule]:
     shape = shape_of(spec)
+    require(spec, project, local_norm_below=(0,), **SAYS[project])
     stem = []
     if shape.stem is not None:
         if names is not vit_names.TIMM:
             raise ValueError(
-                f"the layout has no ResNet before a ViT: encoder.variant="
+                f"{project} has no ResNet before a ViT: encoder.variant="
                 f"{spec.settings()['variant']!r}; use --to timm or big_vision"
             )
         stem = bit.postact_rules("encoder/stem", BACKBONE, shape.stem, "timm")
     return vit_names.rules(spec, names, shape.depth) + stem
+
+
+# What each project's code can be told; the rest is in its names (see vit_names.rules).
+EPS = (1e-6, 1e-12)  # alike: variances are near 1
+SAYS = {
+    "timm": {
+        "positions": ("learned", "sincos"),
+        "biases": ("all", "none"),
+        "norm_eps": EPS,
+        "prefix_norm": (False,),
+    },
+    "torchvision": {
+        "pool": ("cls",),
+        "positions": ("learned", "sincos"),
+        "activation": ("gelu",),
+        "biases": ("all",),
+        "norm_eps": EPS,
+        "prefix_norm": (False,),
+    },
+    "huggingface": {"pool": ("cls", "cls_gap"), "prefix_norm": (False,)},
+    "dinov2": {
+        "pool": ("cls", "cls_gap"),
+        "positions": ("learned", "sincos"),
+        "activation": ("gelu", "swiglu"),
+        "biases": ("all", "none"),
+        "norm_eps": EPS,
+        "prefix_norm": (False,),
+    },
+    "dinov3": {},
+}
 
 
 # timm
@@ -120,7 +161,8 @@ def _table(names: Names, spec: Spec) -> list[Rule]:
 
 def _timm(shapes: Mapping[str, Shape]) -> Spec | None:
     # DINOv2's own files have a mask token, registers by another name, or no table of positions.
-    if any(name in shapes for name in ("mask_token", "register_tokens", "rope_embed.periods")):
+    own = ("mask_token", "register_tokens", "rope_embed.periods", "blocks.0.mlp.w12.weight")
+    if any(name in shapes for name in own):
         return None
     if "pos_embed" not in shapes or "blocks.0.attn.proj.weight" not in shapes:
         return None
@@ -131,6 +173,32 @@ def _timm(shapes: Mapping[str, Shape]) -> Spec | None:
         if name in shapes:
             raise ValueError(f"{name}: a ViT with {what} has no counterpart here")
     return describe(shapes, vit_names.TIMM, activation="gelu")
+
+
+# timm's own functions whose heads or GELU are not those of the size (timm 1.0.31).
+TANH = re.compile(
+    r"vit_(base_patch32_siglip(_gap)?_256|large_patch16_siglip(_gap)?_512"
+    r"|so400m_patch16_siglip.*|giantopt_patch16_siglip.*)"
+)
+HEADS = {"vit_base_patch16_gap_224": 16}
+
+
+def _configure_timm(spec: Spec, config: Mapping) -> Spec:
+    """What the architecture and its arguments say that no tensor does."""
+    settings, name = dict(spec.encoder), str(config.get("architecture", ""))
+    given = config["model_args"] if isinstance(config.get("model_args"), Mapping) else {}
+    if name in HEADS:
+        settings["heads"] = HEADS[name]
+    if "num_heads" in given:
+        settings["heads"] = given["num_heads"]
+    if settings["activation"] == "gelu":
+        layer = given.get("act_layer", "gelu")
+        if layer not in ("gelu", "gelu_tanh"):
+            raise ValueError(f"config.json has act_layer={layer!r}: expected gelu or gelu_tanh")
+        settings["activation"] = "gelu_tanh" if TANH.fullmatch(name) else layer
+    if "init_values" in given and settings["layer_scale"] is not None:
+        settings["layer_scale"] = given["init_values"]
+    return dataclasses.replace(spec, encoder=settings)
 
 
 def _prepare_timm(tensors: Tensors) -> Tensors:
@@ -191,7 +259,9 @@ def _huggingface(shapes: Mapping[str, Shape]) -> Spec | None:
 
 
 def _prepare_huggingface(tensors: Tensors) -> Tensors:
-    """A body's name stands in front of everything, also where the head is not a classifier."""
+    """A body's name stands in front of everything, also where the head is not a classifier; and
+    DINOv3 without registers has an empty tensor of them."""
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.size}
     if "classifier.weight" in tensors:
         return tensors
     pattern = re.compile(r"^(vit|dinov2|dinov2_with_registers|dinov3_vit)\.")
@@ -206,6 +276,10 @@ def _configure_huggingface(spec: Spec, config: Mapping) -> Spec:
     if "layer_norm_eps" in config:
         settings["norm_eps"] = config["layer_norm_eps"]
     rotary = settings["positions"] == "rotary"
+    if rotary and "rope_theta" in config and config["rope_theta"] != 100.0:
+        raise ValueError(f"config.json has rope_theta={config['rope_theta']}: expected 100")
+    if not isinstance(config.get("image_size", 0), int) and len(set(config["image_size"])) > 1:
+        raise ValueError(f"config.json has image_size={config['image_size']}: expected a square")
     if rotary and isinstance(config.get("image_size"), int):
         size = config["image_size"]
     if "hidden_act" in config and (rotary or settings["activation"] != "swiglu"):
@@ -224,7 +298,9 @@ def _configure_huggingface(spec: Spec, config: Mapping) -> Spec:
 
 def _dinov2(shapes: Mapping[str, Shape]) -> Spec | None:
     own = ("mask_token", "register_tokens", "blocks.0.mlp.w12.weight")
-    if "pos_embed" not in shapes or not any(name in shapes for name in own):
+    if "pos_embed" not in shapes or "decoder_embed.weight" in shapes:  # MAE's, which is timm's
+        return None
+    if not any(name in shapes for name in own):
         return None
     resample = "cubic_antialias" if "register_tokens" in shapes else "cubic_offset"
     return describe(shapes, vit_names.DINOV2, activation="gelu", resample=resample)
@@ -235,6 +311,8 @@ def _dinov3(shapes: Mapping[str, Shape]) -> Spec | None:
         return None
     biases = "query_value" if "blocks.0.attn.qkv.bias" in shapes else "none"
     spec = describe(shapes, vit_names.DINOV3, activation="gelu", norm_eps=1e-5)
+    if spec is None:
+        return None
     return dataclasses.replace(spec, encoder=dict(spec.encoder) | {"biases": biases})
 
 
@@ -252,13 +330,17 @@ def _prepare_dinov3(tensors: Tensors) -> Tensors:
 LAYOUTS = {
     "timm": {
         "vit": Layout(
-            _timm, lambda spec: _table(vit_names.TIMM, spec), _prepare_timm, files=timm_files
+            _timm,
+            lambda spec: _table("timm", vit_names.TIMM, spec),
+            _prepare_timm,
+            files=timm_files,
+            configure=_configure_timm,
         )
     },
     "torchvision": {
         "vit": Layout(
             _torchvision,
-            lambda spec: _table(vit_names.TORCHVISION, spec),
+            lambda spec: _table("torchvision", vit_names.TORCHVISION, spec),
             _prepare_torchvision,
             files=lambda spec: {},
         )
@@ -266,7 +348,7 @@ LAYOUTS = {
     "huggingface": {
         "vit": Layout(
             _huggingface,
-            lambda spec: _table(_hf_names(spec), spec),
+            lambda spec: _table("huggingface", _hf_names(spec), spec),
             _prepare_huggingface,
             ignored=r"^pooler\.|^decoder\.",
             files=huggingface_files,
@@ -274,12 +356,14 @@ LAYOUTS = {
         )
     },
     "dinov2": {
-        "vit": Layout(_dinov2, lambda spec: _table(vit_names.DINOV2, spec), files=lambda spec: {})
+        "vit": Layout(
+            _dinov2, lambda spec: _table("dinov2", vit_names.DINOV2, spec), files=lambda spec: {}
+        )
     },
     "dinov3": {
         "vit": Layout(
             _dinov3,
-            lambda spec: _table(vit_names.DINOV3, spec),
+            lambda spec: _table("dinov3", vit_names.DINOV3, spec),
             _prepare_dinov3,
             ignored=r"rope_embed\.periods|^local_cls_norm\.",
         )

@@ -15,8 +15,11 @@ def timm_files(spec: Spec) -> dict[str, dict]:
             "timm has no ViT whose head reads class token and mean: encoder.pool='cls_gap'; use "
             "--to huggingface"
         )
-    if settings["positions"] == "rotary":
-        raise ValueError("--to timm cannot write encoder.positions='rotary'; use --to huggingface")
+    if swiglu and settings["layer_scale"] is None:
+        raise ValueError(
+            "timm has no ViT with encoder.activation='swiglu' and no encoder.layer_scale: give "
+            "another --to"
+        )
     pools = {"gap": "avg", "cls": "token", "cls_gap": "token", "map": "map"}
     arguments = {
         "img_size": spec.image_size,
@@ -31,6 +34,7 @@ def timm_files(spec: Spec) -> dict[str, dict]:
         "class_token": has_class(settings["pool"]),
         "global_pool": pools[settings["pool"]],
         "fc_norm": False,
+        "pool_include_prefix": settings["pool"] == "map",
         "no_embed_class": not settings["class_position"],
         "reg_tokens": settings["registers"],
     }
@@ -97,6 +101,11 @@ def _vit(settings: dict) -> dict:
 
 def _dinov2(settings: dict, spec: Spec, name: str, width: int, mlp: int) -> dict:
     swiglu = settings["activation"] == "swiglu"
+    if settings["biases"] == "query_value":
+        raise ValueError(
+            f"huggingface's {name} has all biases or none: encoder.biases='query_value' cannot be "
+            f"written; give another --to"
+        )
     if spec.classes and settings["pool"] != "cls_gap":
         raise ValueError(
             f"huggingface's {name} classifies by class token and mean: encoder.pool="
@@ -119,8 +128,12 @@ def _dinov2(settings: dict, spec: Spec, name: str, width: int, mlp: int) -> dict
 
 
 def _dinov3(settings: dict, spec: Spec) -> dict:
-    if spec.classes:
-        raise ValueError("huggingface's DINOv3ViT has no classifier: leave the head out")
+    if spec.classes or settings["pool"] != "cls" or settings["layer_scale"] is None:
+        raise ValueError(
+            "huggingface's DINOv3ViT has no classifier, pools by its class token and has "
+            f"LayerScale: not {spec.classes} classes, encoder.pool={settings['pool']!r}, "
+            f"layer_scale={settings['layer_scale']}; give another --to"
+        )
     gated = {"use_gated_mlp": True, "hidden_act": "silu"}
     return (gated if settings["activation"] == "swiglu" else {"use_gated_mlp": False}) | {
         "model_type": "dinov3_vit",

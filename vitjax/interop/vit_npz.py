@@ -25,11 +25,12 @@ RENUMBERED = {
 
 def recognise(shapes: Mapping[str, Shape]) -> Spec | None:
     query = f"{BLOCK.format(0)}{ATTENTION}/query/kernel"
-    if "embedding/kernel" not in shapes or query not in shapes:
+    mlp = f"{BLOCK.format(0)}MlpBlock_0/Dense_0/kernel"
+    if any(name not in shapes for name in ("embedding/kernel", query, mlp)):
         return None
     width, heads, _ = shapes[query]
     depth = blocks_of(shapes, BLOCK + "LayerNorm_0/scale")
-    hidden = shapes[f"{BLOCK.format(0)}MlpBlock_0/Dense_0/kernel"][1]
+    hidden = shapes[mlp][1]
     patch = shapes["embedding/kernel"][0]
     stem = _stem(shapes)
     settings = {
@@ -73,6 +74,7 @@ def rules(spec: Spec) -> list[Rule]:
         biases=("all",),
         layer_scale=(None,),
         qk_norm=(False,),
+        norm_eps=(1e-6, 1e-12),
         registers=(0,),
         prefix_norm=(False,),
         local_norm_below=(0,),

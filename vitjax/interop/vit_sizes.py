@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from absl import logging
+
 from vitjax.interop.layout import Spec, blocks_of
 from vitjax.interop.rules import Shape
 from vitjax.models.vit_sizes import SIZES, STEMS, Size, parse
@@ -46,6 +48,12 @@ def encoder_of(
         if (width, depth, mlp) == (size.width, size.depth, size.mlp) and swiglu == (name in gated):
             return {"name": "vit", "variant": f"{before}{name}/{patch}"} | dict(settings)
     heads = width // 64 if width % 64 == 0 else None
+    if heads is not None:
+        logging.warning(
+            "no tensor tells the number of heads, and the size is no published one: taken as "
+            "%d of 64; say --set encoder.heads=N where that is wrong",
+            heads,
+        )
     size = Size(width, depth, mlp, heads)
     return {"name": "vit", "variant": f"{before}S/{patch}"} | size._asdict() | dict(settings)
 

@@ -50,15 +50,21 @@ def run(argv: list[str]) -> None:
         if args.image_size is not None:
             model, variables = runs.resized(model, variables, args.image_size)
     logging.set_verbosity(verbosity)
-    if args.to is None:
-        with files.whole(args.out) as folder:
+    with config_lib.one_line():
+        write(model, variables, args.to, args.out)
+    print(f"{describe(loaded, model, variables)} -> {args.out}", file=sys.stderr)
+
+
+def write(model: Model, variables: dict, project: str | None, out: str) -> None:
+    """A run's folder, or the files of a project."""
+    if project is None:
+        with files.whole(out) as folder:
             runs.write(model, variables, folder, workdir.environment())
-    elif args.to == "stablehlo":
-        with files.whole(args.out) as folder:
+    elif project == "stablehlo":
+        with files.whole(out) as folder:
             stablehlo.write(model, variables, folder)
     else:
-        interop.save(model.spec, variables, args.to, args.out)
-    print(f"{describe(loaded, model, variables)} -> {args.out}", file=sys.stderr)
+        interop.save(model.spec, variables, project, out)
 
 
 def encoder_settings(texts: list[str]) -> dict:
@@ -77,12 +83,13 @@ def describe(loaded: interop.Loaded, model: Model, variables: dict) -> str:
     weights = (variables["encoder"], variables["head"])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(weights))
     size, before = model.spec.image_size, loaded.model.spec.image_size
-    classes = model.spec.classes
+    classes, looks = model.spec.classes, model.spec.preprocessing
     parts = [
         f"{loaded.layout} {model.encoder.name}",
         f"{parameters:,} parameters",
         f"{size} px" if size == before else f"{size} px (made for {before} px)",
         f"head of {classes} classes" if classes else "no head",
+        f"images less {looks.mean} over {looks.std}",
     ]
     if loaded.past:
         names = ", ".join(loaded.past[:SHOWN])
