@@ -121,3 +121,7 @@ def test_bad_settings_and_what_cannot_be_measured_are_one_line():
     bare = looked_at(patches[None], mask=0 * pixels(inside)[None])
     with pytest.raises(ValueError, match=r"^evaluators\.tokencut: the masks show no object"):
         tokencut.run(None, bare)
+
+
+def test_a_map_of_one_patch_is_all_object():
+    assert tokencut.discover(np.ones((1, 1, 3)), 0.2).tolist() == [[True]]

@@ -53,8 +53,10 @@ def discover(patches: np.ndarray, tau: float) -> np.ndarray:
     """[h, w, D] -> bool [h, w]: the connected patches of the object, at least one.
 
     The second eigenvector is cut at its mean; the object is the side, and in it the connected
-    region (by edges), of the entry of largest magnitude.
+    region (by edges), of the entry of largest magnitude. A map of one patch is all object.
     """
+    if patches.shape[:2] == (1, 1):
+        return np.ones((1, 1), bool)
     vector = second_eigenvector(affinity(patches.reshape(-1, patches.shape[-1]), tau))
     seed = np.argmax(np.abs(vector))
     side = vector > vector.mean()
