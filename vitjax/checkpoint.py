@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from vitjax.lookup import nearest
@@ -200,13 +201,14 @@ class Checkpoints:
             ) from error
 
 
-def restore_parameters(path, targets, *, key="init_from", step=None):
+def restore_parameters(path, targets, *, key="init_from", step=None, mover=None):
     """Parameters of another run's newest whole checkpoint, or of that of a step.
 
     path: the other run's workdir. targets: maps a subtree of State ("params", "extra") to a tree of
-    ShapeDtypeStruct with shardings. key: what named the path, for messages. Returns (a dict of the
-    subtrees with the arrays that fit, others left as the target's ShapeDtypeStruct; the differences
-    by name, as `compare` gives them).
+    ShapeDtypeStruct with shardings. key: what named the path, for messages. mover(name) -> how an
+    array of that name is given another shape, (array, shape) -> array, or None. Returns (a dict of
+    the subtrees with the arrays that fit, others left as the target's ShapeDtypeStruct; the
+    differences by name, as `compare` gives them, and "resampled": those that `mover` moved).
     """
     directory = Path(path).absolute() / "checkpoints"
     if not directory.is_dir():
@@ -223,20 +225,24 @@ def restore_parameters(path, targets, *, key="init_from", step=None):
         if not intact:
             which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise ValueError(f"{key}={str(path)!r} holds {which} that is whole")
-        return _restore_fitting(manager, intact[-1], targets)
+        return _restore_fitting(manager, intact[-1], targets, mover or (lambda name: None))
 
 
-def _restore_fitting(manager, step, targets):
+def _restore_fitting(manager, step, targets, mover):
     saved = manager.item_metadata(step)["state"].tree
     saved = {name: saved[name] for name in targets}
-    differences = compare(saved, targets)
-    named = flat(targets)
-    fitting = {
-        name: array
-        for name, array in named.items()
-        if name in flat(saved) and tuple(flat(saved)[name].shape) == tuple(array.shape)
-    }
-    item = unflatten(fitting)
+    there, named = flat(saved), flat(targets)
+    wanted, moved = {}, []
+    for name, array in named.items():
+        if name not in there:
+            continue
+        if tuple(there[name].shape) == tuple(array.shape):
+            wanted[name] = array
+        elif mover(name) is not None and len(there[name].shape) == len(array.shape):
+            moved.append(name)
+            whole = NamedSharding(array.sharding.mesh, PartitionSpec())
+            wanted[name] = jax.ShapeDtypeStruct(there[name].shape, array.dtype, sharding=whole)
+    item = unflatten(wanted)
     restored = manager.restore(
         step,
         args=ocp.args.Composite(
@@ -248,9 +254,18 @@ def _restore_fitting(manager, step, targets):
         ),
     )["state"]
     arrays = flat(restored)
+    for name in moved:
+        moved_here = mover(name)(arrays[name], tuple(named[name].shape))
+        arrays[name] = jax.device_put(moved_here, named[name].sharding)
     tree = jax.tree_util.tree_map_with_path(
         lambda key_path, array: arrays.get(path_of(key_path), array), targets
     )
+    fits = unflatten({n: named[n] if n in moved else array for n, array in there.items()})
+    differences = compare(fits, targets)
+    if moved:
+        differences["resampled"] = [
+            f"{name} {tuple(there[name].shape)} to {tuple(named[name].shape)}" for name in moved
+        ]
     return tree, differences
 
 

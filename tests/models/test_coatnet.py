@@ -11,6 +11,7 @@ from traced import traced_macs
 
 from vitjax import models
 from vitjax.models import coatnet, mbconv
+from vitjax.ops import position
 
 KEY = jax.random.key(0)
 TINY = {"depths": (1, 2, 1, 1), "dims": (8, 32, 64, 96), "stem": (4, 8)}
@@ -50,11 +51,11 @@ def test_relative_bias_is_one_number_for_each_offset():
     want = np.zeros((H, h * w, h * w))
     for qy, qx, ky, kx in np.ndindex(h, w, h, w):
         want[:, qy * w + qx, ky * w + kx] = table[qy - ky + h - 1, qx - kx + w - 1]
-    np.testing.assert_array_equal(coatnet.relative_bias(table, h, w), want)
+    np.testing.assert_array_equal(position.relative_bias(table, h, w), want)
 
 
 def test_log_offsets_are_ordered_as_a_table():
-    got = coatnet.log_offsets(3, 4)
+    got = position.log_offsets(3, 4)
     assert got.shape == (5, 7, 2)
     np.testing.assert_allclose(got[0, 4], [-np.log(3), np.log(2)], rtol=1e-6)
 
@@ -62,7 +63,7 @@ def test_log_offsets_are_ordered_as_a_table():
 @pytest.mark.parametrize(("h", "w"), [(4, 3), (6, 2), (1, 5)])
 def test_resampled_offsets_are_scipys_bilinear_and_zero_stays_zero(h, w):
     table = np.random.default_rng(0).normal(size=(7, 5, 2)).astype(np.float32)  # for a 4 x 3 map
-    got = coatnet.resample_offsets(jnp.asarray(table), h, w)
+    got = position.resample_offsets(jnp.asarray(table), h, w)
     at = [(np.arange(2 * n - 1) + 0.5) * s / (2 * n - 1) - 0.5 for n, s in ((h, 7), (w, 5))]
     at = np.meshgrid(*at, indexing="ij")
     want = [ndimage.map_coordinates(t, at, order=1, mode="nearest") for t in table.T.swapaxes(1, 2)]
@@ -90,12 +91,12 @@ def test_attention_takes_a_map_of_another_size(positions):
     )
     if positions:
         up, down = params["positions_up"], params["positions_down"]
-        hidden = np.maximum(np.asarray(coatnet.log_offsets(3, 4)) @ up["kernel"] + up["bias"], 0)
+        hidden = np.maximum(np.asarray(position.log_offsets(3, 4)) @ up["kernel"] + up["bias"], 0)
         table = hidden @ down["kernel"] + down["bias"]
     else:
         assert params["position_bias"].shape == (3, 3, 2)
-        table = coatnet.resample_offsets(params["position_bias"], 3, 4)
-    bias = coatnet.relative_bias(table, 3, 4)
+        table = position.resample_offsets(params["position_bias"], 3, 4)
+    bias = position.relative_bias(table, 3, 4)
     scores = np.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(32) + bias[None]
     np.testing.assert_allclose(weights, special.softmax(scores, -1), rtol=1e-4)
     out = params["out"]
@@ -196,7 +197,7 @@ def test_attention_is_that_of_the_last_block(depth, fill):
     place = ... if depth == 1 else -1
     for array in ("kernel", "bias"):
         last["query"][array] = last["query"][array].at[place].set(0.0)
-    bias = coatnet.relative_bias(last["position_bias"][place], 2, 2)
+    bias = position.relative_bias(last["position_bias"][place], 2, 2)
     weights = jax.jit(encoder.attention)(variables, images_of(2, 64))
     heads = 2 if depth == 1 else 3  # as many as 64 channels coming in have, or 96
     assert weights.shape == (2, heads, 4, 4) and weights.dtype == jnp.float32

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vitjax import checkpoint, evaluators
+from vitjax.ops.position import resample
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.train import guard, loop, metrics, setup, start
 from vitjax.train import recipe as recipe_lib
@@ -190,15 +191,31 @@ def test_averages_are_taken_together(recipe, tmp_path):
     recipe |= {"objective": recipe["objective"] | {"ema_decay": 0.9}, "evaluators": {}}
     loop.run(recipe, tmp_path / "averaged")
     old, _ = final_state(recipe, tmp_path / "averaged")
-    experiment = start.prepare(recipe).experiment
+    prepared = start.prepare(recipe | {"init_from": str(tmp_path / "averaged")})
+    experiment = prepared.experiment
     with jax.set_mesh(experiment.mesh):
-        new = start.adopt(str(tmp_path / "averaged"), experiment.init(), experiment.target)
+        new = start.adopt(prepared.recipe, experiment.init(), experiment.target)
     jax.tree.map(np.testing.assert_array_equal, new.params, old.extra["ema"])
     jax.tree.map(np.testing.assert_array_equal, new.extra["stats"], old.extra["ema_stats"])
     different = jax.tree.map(
         lambda a, b: bool((a != b).any()), old.extra["stats"], old.extra["ema_stats"]
     )
     assert any(jax.tree.leaves(different))
+
+
+def test_weights_made_for_another_image_size_are_resampled(recipe, whole, tmp_path):
+    recipe |= {"init_from": str(whole), "steps": 1, "evaluators": {}}
+    recipe["optimizer"] = {"name": "sgd", "lr": 0.0, "schedule": {"name": "constant"}}
+    recipe["views"] = recipe["views"] | {"size": 12}
+    loop.run(recipe, tmp_path / "larger")
+    old, _ = final_state(recipe | {"optimizer": ADAMW, "views": {"size": 8}}, whole)
+    new, _ = final_state(recipe, tmp_path / "larger")
+    table = old.params["encoder"]["position_embedding"]
+    got = new.params["encoder"].pop("position_embedding")
+    want = resample(old.params["encoder"].pop("position_embedding"), 6, 6, "cubic_antialias")
+    assert table.shape == (4, 4, 16) and got.shape == (6, 6, 16)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, old.params, new.params)
 
 
 ADAMW = {"name": "adamw", "lr": 3e-3, "schedule": {"name": "constant"}}

@@ -70,3 +70,12 @@ def test_one_evaluator_that_fails_costs_the_others_nothing(trained, tmp_path):
 def test_a_folder_is_no_file_for_the_numbers(trained, tmp_path):
     with pytest.raises(ValueError, match=r"^--out='[^\n]* is a folder: give a file$"):
         evaluate.run(["--checkpoint", str(trained), f"--out={tmp_path}"])
+
+
+def test_another_image_size_resamples_the_positions_and_says_so(trained, tmp_path, capsys):
+    out = tmp_path / "large.json"
+    argv = ["--checkpoint", str(trained), "--evaluators=knn", "--set=evaluators.knn.k=(5,)"]
+    evaluate.run([*argv, "--set=views.size=16", "--split=test", f"--out={out}"])
+    assert "eval/test/knn/top1_k5" in numbers(out)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 resampled: extra/ema/encoder/position_embedding (4, 4, 16) to (8, 8, 16)" in said

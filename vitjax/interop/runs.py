@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vitjax import checkpoint, models, objectives
 from vitjax.interop.layout import Preprocessing, Spec
 from vitjax.interop.model import Model, build
-from vitjax.ops.position import resample
+from vitjax.ops.position import mover
 
 # Our words for the kernels that images are resized with (ops.crop.KERNELS).
 METHODS = {"bicubic": "cubic", "bilinear": "linear"}
@@ -120,12 +121,11 @@ def resized(model: Model, variables: Mapping[str, Any], size: int) -> tuple[Mode
     for path, target in targets.items():
         if arrays[path].shape == target.shape:
             continue
-        if path != "encoder/position_embedding":
+        move = mover(path, spec.settings().get("resample", "cubic"))
+        if move is None:
             raise ValueError(
                 f"--image_size={size}: {path} {arrays[path].shape} is made for images of "
                 f"{spec.image_size} pixels"
             )
-        h, w, _ = target.shape
-        table = resample(arrays[path], h, w, spec.settings()["resample"])
-        arrays[path] = np.asarray(table, np.float32)
+        arrays[path] = np.asarray(move(jnp.asarray(arrays[path]), target.shape), np.float32)
     return moved, {"head": {}, "stats": {}} | checkpoint.unflatten(arrays)

@@ -22,6 +22,7 @@ from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.ops.attention import attention, attention_weights
 from vitjax.ops.batch import keep_batch_sharded
+from vitjax.ops.position import log_offsets, relative_bias, resample_offsets
 
 # B batch, h x w map, N = h * w tokens, C channels, H heads.
 
@@ -80,33 +81,6 @@ VARIANTS = {
     "rmlp_3_rw": Variant(SCALED._replace(positions=512), (2, 6, 14, 2), D192, (96, 192)),
 }
 LAYERS = ("stem", "stage_1", "stage_2", "stage_3", "stage_4")
-
-
-def relative_bias(table, h, w):
-    """A table over offsets as a bias on the scores of an h x w map (arXiv:2106.04803, eq. 3).
-
-    table: [2h - 1, 2w - 1, H], entry [dy + h - 1, dx + w - 1] for a query dy rows below and dx
-    columns right of its key. Returns [H, N, N], queries before keys.
-    """
-    dy, dx = (np.arange(n)[:, None] - np.arange(n)[None] + n - 1 for n in (h, w))
-    bias = table[dy[:, None, :, None], dx[None, :, None, :]]  # [h, w, h, w, H]
-    return bias.reshape(h * w, h * w, -1).transpose(2, 0, 1)
-
-
-def resample_offsets(table, h, w):
-    """[2H - 1, 2W - 1, heads], made for an H x W map -> [2h - 1, 2w - 1, heads]: bilinear between
-    the centres of its entries, edges repeated; offset 0 stays offset 0, its own size is left alone.
-    """
-    return jax.image.resize(
-        table, (2 * h - 1, 2 * w - 1, table.shape[-1]), "linear", antialias=False
-    )
-
-
-def log_offsets(h, w):
-    """[2h - 1, 2w - 1, 2] float32: sign(d) log(1 + |d|) of each offset, rows before columns."""
-    dy, dx = np.mgrid[1 - h : h, 1 - w : w]
-    offsets = np.stack([dy, dx], axis=-1)
-    return jnp.asarray(np.sign(offsets) * np.log1p(np.abs(offsets)), jnp.float32)
 
 
 class RelativeAttention(nn.Module):

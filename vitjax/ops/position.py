@@ -83,6 +83,33 @@ def resample(table, h, w, method):
     return jnp.einsum("ih,jw,hwd->ijd", rows, columns, table, precision=highest)
 
 
+def relative_bias(table, h, w):
+    """A table over offsets as a bias on the scores of an h x w map (arXiv:2106.04803, eq. 3).
+
+    table: [2h - 1, 2w - 1, H], entry [dy + h - 1, dx + w - 1] for a query dy rows below and dx
+    columns right of its key. Returns [H, N, N], queries before keys.
+    """
+    dy, dx = (np.arange(n)[:, None] - np.arange(n)[None] + n - 1 for n in (h, w))
+    bias = table[dy[:, None, :, None], dx[None, :, None, :]]  # [h, w, h, w, H]
+    return bias.reshape(h * w, h * w, -1).transpose(2, 0, 1)
+
+
+def resample_offsets(table, h, w):
+    """[2H - 1, 2W - 1, heads], made for an H x W map -> [2h - 1, 2w - 1, heads]: bilinear between
+    the centres of its entries, edges repeated; offset 0 stays offset 0, its own size is left alone.
+    """
+    return jax.image.resize(
+        table, (2 * h - 1, 2 * w - 1, table.shape[-1]), "linear", antialias=False
+    )
+
+
+def log_offsets(h, w):
+    """[2h - 1, 2w - 1, 2] float32: sign(d) log(1 + |d|) of each offset, rows before columns."""
+    dy, dx = np.mgrid[1 - h : h, 1 - w : w]
+    offsets = np.stack([dy, dx], axis=-1)
+    return jnp.asarray(np.sign(offsets) * np.log1p(np.abs(offsets)), jnp.float32)
+
+
 def _linear_weights(before, after):
     """[after, before]: linear, the first and last positions stay the first and last."""
     at = np.linspace(0, before - 1, after) if after > 1 else np.zeros(1)
@@ -114,3 +141,24 @@ RESAMPLINGS = {
     "cubic_offset": partial(_cubic_weights, offset=0.1),
     "linear": _linear_weights,
 }
+
+
+def mover(name, method):
+    """How the array of that name is moved to another grid: (array, shape) -> array, float32 of that
+    shape, or None where it is no table of positions.
+
+    name: the "/"-joined path of a parameter, maybe with a leading layer axis. method: as in
+    `resample`; tables over offsets have their own way.
+    """
+    kind = name.rpartition("/")[2]
+    if kind == "position_embedding":
+        return lambda table, shape: resample(table, *shape[:2], method)
+    if kind == "position_bias":
+
+        def move(table, shape):
+            h, w = (shape[-3] + 1) // 2, (shape[-2] + 1) // 2
+            move_one = partial(resample_offsets, h=h, w=w)
+            return jax.vmap(move_one)(table) if table.ndim == 4 else move_one(table)
+
+        return move
+    return None

@@ -28,13 +28,17 @@ UNTRAINED = {
 
 
 class Opened(NamedTuple):
-    """An encoder with its weights, and the data to look at. Use it under jax.set_mesh(mesh)."""
+    """An encoder with its weights, and the data to look at. Use it under jax.set_mesh(mesh).
+
+    resampled: what was moved to another image size, on one line; "" for nothing.
+    """
 
     recipe: Recipe
     mesh: Mesh
     experiment: Experiment
     state: State
     rounds: Rounds
+    resampled: str = ""
 
 
 def settings_of(path) -> dict:
@@ -67,27 +71,30 @@ def open_run(settings: dict, path=None) -> Opened:
             experiment = setup.build(recipe, mesh, train_examples=len(splits["train"]))
             encode, target = experiment.frozen.encode(()), experiment.target
             jax.eval_shape(encode, target.params, target.extra, setup.batch_target(recipe, mesh))
-            state = weights(recipe, experiment, path)
+            state, resampled = weights(recipe, experiment, path)
         _, evaluate, _ = setup.intervals(recipe, len(splits["train"]))
         rounds = Rounds(recipe, experiment, splits, **evaluate)
-    return Opened(recipe, mesh, experiment, state, rounds)
+    return Opened(recipe, mesh, experiment, state, rounds, resampled)
 
 
-def weights(recipe: Recipe, experiment: Experiment, path) -> State:
-    """The state to look at; of a checkpoint, the parameters and what is kept beside them."""
+def weights(recipe: Recipe, experiment: Experiment, path) -> tuple[State, str]:
+    """(the state to look at, what was resampled): of a checkpoint, the parameters and what is kept
+    beside them."""
     if path is None:
         state = experiment.init()
-        if recipe.init_from is None:
-            return state
-        return start.adopt(recipe.init_from, state, experiment.target)
+        if recipe.init_from is not None:
+            state = start.adopt(recipe, state, experiment.target)
+        return state, ""
     workdir, step = checkpoint.locate(path)
     target = experiment.target
     wanted = {"params": target.params, "extra": target.extra}
     arrays, differences = checkpoint.restore_parameters(
-        workdir, wanted, key="--checkpoint", step=step
+        workdir, wanted, key="--checkpoint", step=step, mover=start.mover(recipe)
     )
-    if any(differences.values()):
+    moved = {kind: names for kind, names in differences.items() if kind == "resampled"}
+    if len(differences) > len(moved):
         raise ValueError(
             f"--checkpoint={str(path)!r} is of another model: {checkpoint.summary(differences)}"
         )
-    return State(target.step, arrays["params"], target.opt, arrays["extra"])
+    state = State(target.step, arrays["params"], target.opt, arrays["extra"])
+    return state, checkpoint.summary(moved)

@@ -1,5 +1,6 @@
 """Where a run begins: its data, and its own checkpoint, another run's weights, or nothing."""
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -7,11 +8,12 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from vitjax import checkpoint, evaluators
+from vitjax import checkpoint, evaluators, models
 from vitjax import config as config_lib
 from vitjax.data import pipeline, sources
 from vitjax.data import splits as splits_lib
 from vitjax.lookup import lookup
+from vitjax.ops import position
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.train import batches, setup
 from vitjax.train import recipe as recipe_lib
@@ -114,11 +116,19 @@ def first_state(
     state = experiment.init()
     if recipe.init_from is None:
         return state, None
-    return adopt(recipe.init_from, state, experiment.target), None
+    return adopt(recipe, state, experiment.target), None
 
 
-def adopt(path: str, state: State, target: State) -> State:
-    """Start from the encoder of another run, and from its head where that fits.
+def mover(recipe: Recipe):
+    """name -> how the encoder of a recipe moves its table of that name to another image size."""
+    settings = config_lib.settings_of(models.ENCODERS[recipe.encoder["name"]], recipe.encoder)
+    method = settings.get("resample")
+    return functools.partial(position.mover, method=method)
+
+
+def adopt(recipe: Recipe, state: State, target: State) -> State:
+    """Start from the encoder of the run in init_from, and from its head where that fits. Tables of
+    positions are resampled where the image size is another.
 
     Where the other run kept averages of its weights and statistics, these are taken. Differences
     are logged by name. Raises ValueError, naming them, where one is in the encoder.
@@ -128,7 +138,8 @@ def adopt(path: str, state: State, target: State) -> State:
         "params": target.params,
         "extra": {"stats": stats, "ema": target.params, "ema_stats": stats},
     }
-    arrays, differences = checkpoint.restore_parameters(path, wanted)
+    path = recipe.init_from
+    arrays, differences = checkpoint.restore_parameters(path, wanted, mover=mover(recipe))
     # The average is there or not; what else the other objective kept is none of ours.
     differences = {
         kind: [n for n in names if n.startswith(("params/", "extra/stats/"))]
@@ -137,6 +148,7 @@ def adopt(path: str, state: State, target: State) -> State:
     essential = {
         kind: [n for n in names if n.startswith(("params/encoder/", "extra/stats/"))]
         for kind, names in differences.items()
+        if kind != "resampled"
     }
     if any(essential.values()):
         raise ValueError(

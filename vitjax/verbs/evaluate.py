@@ -82,6 +82,8 @@ def evaluate(opened: reopen.Opened, split: str) -> dict:
         if not name.endswith("seconds")
     }
     console.print(title, highlight=False, soft_wrap=True)
+    if opened.resampled:
+        console.print(opened.resampled, highlight=False, soft_wrap=True)
     console.print(numbers_table(shown))
     console.print(report.cost(split, results), highlight=False, soft_wrap=True)
     return results
