@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/digits_vit
 
-.PHONY: run test slow parity lint format lock clean
+.PHONY: run test slow parity pods lint format lock clean
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,11 @@ slow: $(VENV)/installed
 parity: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-parity.txt
 	VITJAX_TEST_OPTIMISED=1 $(BIN)/python -m pytest -m parity tests/interop
+
+# Compiled for TPUs that are not here.
+pods: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-tpu.txt
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m pods -n 2
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

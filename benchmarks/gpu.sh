@@ -17,6 +17,7 @@ part() {
 }
 
 part step "$python" benchmarks/step.py --out "$out"
+part attention "$python" benchmarks/attention.py --out "$out"
 part dispatch "$python" benchmarks/dispatch.py --out "$out"
 part corruptions "$python" benchmarks/corruptions.py --out "$out"
 exit "$failed"

@@ -15,12 +15,13 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models import mbconv
+from vitjax.models.attention import HeadsDense
 from vitjax.models.features import Encoder, Features
 from vitjax.models.layers import MLP, drop_path, layer_scale, refuse_mask, require_key
 from vitjax.models.mbconv import EXPANSION, MBConv, Style, block_norm, halve, shortcut
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
-from vitjax.ops.attention import attention, attention_weights
+from vitjax.ops.attention import IMPLEMENTATIONS, attention, attention_weights
 from vitjax.ops.batch import keep_batch_sharded
 from vitjax.ops.position import log_offsets, relative_bias, resample_offsets
 
@@ -95,29 +96,25 @@ class RelativeAttention(nn.Module):
     positions: int
     weights: bool
     dtype: Any
+    implementation: str | None = None
 
     @nn.compact
     def __call__(self, x):  # [B, h, w, C] -> [B, h, w, features]
-        B, h, w, _ = x.shape
-
-        def dense(features, axis, name):
-            return nn.DenseGeneral(
-                features,
-                axis=axis,
-                kernel_init=nn.initializers.xavier_uniform(),
-                dtype=self.dtype,
-                name=name,
-            )
+        B, h, w, C = x.shape
 
         bias = relative_bias(self._table(h, w), h, w)
+        tokens = x.reshape(B, h * w, C)
         split = (self.heads, HEAD_WIDTH)
-        tokens = x.reshape(B, h * w, -1)
-        q, k = (dense(split, -1, name)(tokens) for name in ("query", "key"))  # [B, N, H, 32]
+
+        def project(name):
+            return HeadsDense((C,), split, dtype=self.dtype, name=name)(tokens)
+
+        q, k = project("query"), project("key")  # [B, N, H, 32]
         if self.weights:
             return attention_weights(q, k, bias=bias)
-        v = dense(split, -1, "value")(tokens)
-        y = dense(self.features, (-2, -1), "out")(attention(q, k, v, bias=bias))
-        return y.reshape(B, h, w, -1)
+        y = attention(q, k, project("value"), bias=bias, implementation=self.implementation)
+        out = HeadsDense(split, (self.features,), dtype=self.dtype, name="out")
+        return out(y).reshape(B, h, w, -1)
 
     def _table(self, h, w):
         """[2h - 1, 2w - 1, H], learned for the map at initialisation or made for any."""
@@ -141,6 +138,7 @@ class AttentionBlock(nn.Module):
     style: Style
     train: bool
     dtype: Any
+    attention: str | None = None
     weights: bool = False
 
     @nn.compact
@@ -162,7 +160,13 @@ class AttentionBlock(nn.Module):
         y = halve(y, style.pool) if self.stride == 2 else y
         heads = width // HEAD_WIDTH
         y = RelativeAttention(
-            self.features, heads, style.positions, self.weights, self.dtype, name="attention"
+            self.features,
+            heads,
+            style.positions,
+            self.weights,
+            self.dtype,
+            self.attention,
+            name="attention",
         )(y)
         if self.weights:
             return y
@@ -210,6 +214,7 @@ class CoAtNet(nn.Module):
     scan: bool
     remat: str
     dtype: Any
+    attention: str | None
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=(), attend=False):
@@ -224,6 +229,8 @@ class CoAtNet(nn.Module):
         for index, (length, features) in enumerate(zip(depths, dims, strict=True)):
             block = MBConv if index < 2 else AttentionBlock
             shared = {"features": features, "style": style, "train": train, "dtype": self.dtype}
+            if index >= 2:
+                shared["attention"] = self.attention
             first = partial(rematerialise(block, self.remat, in_loop=False), **shared)
             rest = partial(rematerialise(block, self.remat, in_loop=self.scan), **shared)
             name = f"stage_{index + 1}"
@@ -277,6 +284,7 @@ def create(
     dims=None,
     stem=None,
     drop_path=0.0,
+    attention=None,
     scan=None,
     remat="none",
     dtype="float32",
@@ -286,9 +294,10 @@ def create(
     variant: a name in VARIANTS: "0" to "5" after the paper, "nano_rw", "0_rw" ... as timm's public
     weights; depths (blocks of each stage), dims (channels of each) and stem (channels of its two
     convolutions) replace the table's numbers. drop_path: stochastic depth of the last block, linear
-    from 0 at the first. scan: compile one block of each stage for all its equal blocks, or unroll
-    them; None scans except on a CPU (see resnet.create). remat: a name in stack.REMAT. dtype:
-    "float32" or "bfloat16" arithmetic; parameters and statistics are float32.
+    from 0 at the first. attention: what computes it, a name in ops.attention.IMPLEMENTATIONS; None
+    for the best that is to be had. scan: compile one block of each stage for all its equal blocks,
+    or unroll them; None scans except on a CPU (see resnet.create). remat: a name in stack.REMAT.
+    dtype: "float32" or "bfloat16" arithmetic; parameters and statistics are float32.
 
     Images of any size in multiples of 32. Tables of relative positions are made for the image size
     given to init and resampled for others. The "rw" variants norm the last map, which is `patches`,
@@ -301,10 +310,12 @@ def create(
     _check_numbers(row)
     if not 0 <= drop_path < 1:
         raise ValueError(f"encoder.drop_path is {drop_path}; expected a rate from 0 up to below 1")
+    if attention is not None:
+        lookup(IMPLEMENTATIONS, attention, "encoder.attention")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
     scan = jax.default_backend() != "cpu" if scan is None else scan
-    network = CoAtNet(row, drop_path, scan, remat, compute)
+    network = CoAtNet(row, drop_path, scan, remat, compute, attention)
     return Encoder(
         name=f"coatnet {variant}",
         width=row.dims[-1],

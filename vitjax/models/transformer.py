@@ -23,6 +23,7 @@ class Form(NamedTuple):
     norm_eps: float
     layer_scale: float | None
     dtype: Any
+    attention: str | None = None
 
 
 class Block(nn.Module):
@@ -71,7 +72,14 @@ class Block(nn.Module):
 def attention_of(form, grid, **place):
     """The attention of a block; place: Linen's name= or parent=."""
     return MultiHeadAttention(
-        form.heads, form.biases, form.qk_norm, form.norm_eps, grid, form.dtype, **place
+        form.heads,
+        form.biases,
+        form.qk_norm,
+        form.norm_eps,
+        grid,
+        form.dtype,
+        form.attention,
+        **place,
     )
 
 

@@ -16,6 +16,7 @@ from vitjax.models.transformer import AttentionPool, Block, Form, weights_of
 from vitjax.models.vit_sizes import SIZES, Size, parse
 from vitjax.models.weight_standardised import STANDARDISATIONS, ResNetStem
 from vitjax.models.weight_standardised import macs as stem_macs
+from vitjax.ops.attention import IMPLEMENTATIONS
 from vitjax.ops.batch import keep_batch_sharded
 from vitjax.ops.position import RESAMPLINGS, resample, sincos_2d
 
@@ -217,6 +218,7 @@ def create(
     dropout=0.0,
     drop_path=0.0,
     drop_path_form="sample",
+    attention=None,
     scan=True,
     remat="none",
     dtype="float32",
@@ -244,6 +246,8 @@ def create(
     dropout: after positions, inside the MLP and after each branch. drop_path: stochastic depth of
     the last block, linear from 0 at the first; with drop_path_form="subset" of every block, by
     computing each branch on a part of the batch only.
+    attention: what computes it in the blocks, a name in ops.attention.IMPLEMENTATIONS; None for
+    the best that is to be had.
     scan: compile one block for all, or unroll them; parameters are stacked under "blocks" either
     way. remat: a name in stack.REMAT. dtype: "float32" or "bfloat16" arithmetic; parameters are
     float32. Initialisation is big_vision's. Raises ValueError for bad values.
@@ -266,9 +270,21 @@ def create(
     lookup(BIASES, biases, "encoder.biases")
     lookup(DROP_PATHS, drop_path_form, "encoder.drop_path_form")
     lookup(STANDARDISATIONS, stem_standardise, "encoder.stem_standardise")
+    if attention is not None:
+        lookup(IMPLEMENTATIONS, attention, "encoder.attention")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
-    form = Form(size.mlp, size.heads, activation, biases, qk_norm, norm_eps, layer_scale, compute)
+    form = Form(
+        size.mlp,
+        size.heads,
+        activation,
+        biases,
+        qk_norm,
+        norm_eps,
+        layer_scale,
+        compute,
+        attention,
+    )
     network = ViT(
         size,
         patch,

@@ -1,4 +1,4 @@
-"""Keep activations where the batch is."""
+"""Keep activations where the batch is, and run on each device what XLA does not cut by itself."""
 
 import math
 
@@ -7,6 +7,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 BATCH_AXES = ("replica", "data")
+HEAD_AXIS = "model"
 
 
 def keep_batch_sharded(x):
@@ -20,7 +21,7 @@ def keep_batch_sharded(x):
     other dimensions left to it, XLA doubles gradients of norms in a ResNet on a 2 x 2 x 2 mesh
     (jax 0.10.2 and 0.12.0, CPU; test_step holds the case).
     """
-    axes = _batch_axes(x)
+    axes = _batch_axes(x.shape[0])
     return jax.lax.with_sharding_constraint(x, P(axes)) if axes else x
 
 
@@ -32,16 +33,47 @@ def on_batch_shards(function, x, *whole):
     convolution's kernel comes out `model` times as large on a mesh with that axis (jax 0.10.2 and
     0.12.0, CPU; test_on_mesh holds the case).
     """
-    axes = _batch_axes(x)
+    axes = _batch_axes(x.shape[0])
     if not axes:
         return function(x, *whole)
     specs = (P(axes), *(P() for _ in whole))
     return jax.shard_map(function, in_specs=specs, out_specs=P(axes))(x, *whole)
 
 
-def _batch_axes(x):
-    """The axes of the ambient mesh that cut the batch; none where they cannot."""
+def on_shards(function, arrays, places, out, *, heads):
+    """function(*arrays) for each device's part of the batch and of the heads.
+
+    places, out: a letter per dimension of each array and of what comes out: "b" batch, "h" heads
+    (or heads side by side), "." whole. arrays[0] begins with the batch. heads: their number.
+    For kernels, which XLA does not cut at all. On a mesh whose axes do not divide batch or heads
+    every device computes all of them; without a mesh of several devices, or inside another
+    shard_map, this is the plain call.
+    """
+    automatic = _automatic_axes()
+    if math.prod(automatic.values()) == 1:
+        return function(*arrays)
+    heads_cut = HEAD_AXIS in automatic and heads % automatic[HEAD_AXIS] == 0
+    axes = {
+        "b": _batch_axes(arrays[0].shape[0]) or None,
+        "h": HEAD_AXIS if heads_cut else None,
+        ".": None,
+    }
+    specs = tuple(P(*(axes[letter] for letter in place)) for place in (*places, out))
+    # Kernels say nothing of how their outputs vary over the mesh, so it cannot be checked.
+    return jax.shard_map(function, in_specs=specs[:-1], out_specs=specs[-1], check_vma=False)(
+        *arrays
+    )
+
+
+def _automatic_axes():
+    """{name: size} of the axes of the ambient mesh that XLA cuts over."""
     mesh = jax.sharding.get_abstract_mesh()
-    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    axes = tuple(name for name in BATCH_AXES if kinds.get(name) == AxisType.Auto)
-    return () if x.shape[0] % math.prod(mesh.shape[name] for name in axes) else axes
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}
+
+
+def _batch_axes(batch):
+    """The axes of the ambient mesh that cut the batch; none where they cannot."""
+    automatic = _automatic_axes()
+    axes = tuple(name for name in BATCH_AXES if name in automatic)
+    return () if batch % math.prod(automatic[name] for name in axes) else axes

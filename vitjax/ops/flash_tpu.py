@@ -32,12 +32,13 @@ def supports(shape, dtype, bias_heads=0):
         return f"head width is {width}; the TPU kernel takes multiples of 8 up to 256"
     if bias_heads not in (0, 1, heads):
         return f"bias has {bias_heads} heads; the TPU kernel takes 1 or {heads}"
-    if all(_plans(batch, tokens, heads, w, dtype, bias_heads) is None for w in _widths(width)):
+    if all(plans(batch, tokens, heads, w, dtype, bias_heads) is None for w in _widths(width)):
         return f"{tokens} tokens do not fit the core's vector memory ({blocks.vmem_bytes()} B)"
     return ""
 
 
-def _plans(batch, tokens, heads, width, dtype, bias_heads):
+def plans(batch, tokens, heads, width, dtype, bias_heads=0):
+    """(forward, backward) of `flash_tpu_blocks.make_plans` for the core that is compiled for."""
     itemsize = jnp.dtype(dtype).itemsize
     budget = blocks.vmem_bytes()
     return blocks.make_plans(batch, tokens, heads, width, itemsize, bias_heads, budget)
@@ -82,7 +83,7 @@ def _checked(parts, bias, segments, scale, heads):
     if reason:
         raise ValueError(reason)
     for wide in _widths(width):
-        if _plans(batch, tokens, heads, wide, parts[0].dtype, bias_heads) is not None:
+        if plans(batch, tokens, heads, wide, parts[0].dtype, bias_heads) is not None:
             break
     if wide == width:
         return _attention(parts, bias, segments, float(scale), heads)
@@ -128,7 +129,7 @@ _attention.defvjp(_attention_forward, _attention_backward)
 
 def _plans_of(batch, tokens, columns, dtype, bias, heads):
     bias_heads = 0 if bias is None else bias.shape[0]
-    return _plans(batch, tokens, heads, columns // heads, dtype, bias_heads)
+    return plans(batch, tokens, heads, columns // heads, dtype, bias_heads)
 
 
 def _forward(plan, parts, bias, segments, scale, columns):

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from vitjax.ops.device import device
+
 # B batch, N tokens, H heads, D width of one head; C queries of one chunk.
 
 LANES = 128
@@ -17,13 +19,7 @@ LONGEST_WHOLE = 1408  # tokens; beyond, the code of a turn grows long
 USED = 0.8  # of the vector memory, by the estimates of a plan
 MASKED = -2e30  # a score that may not be seen; finite, so that no difference of two is NaN
 FLOOR = -1e30  # the least maximum of a row: above MASKED, so a row of MASKED has no weight at all
-# What a kernel may take of a core's vector memory; None asks the device, and without a TPU takes
-# that of a v5e. Tests and deviceless compilation for smaller chips set it.
-VMEM_BYTES = None
-V5E_VMEM_BYTES = 128 << 20
-# True or False decides; None interprets wherever the default backend is no TPU. Compiling for a
-# TPU from a CPU host needs False.
-INTERPRET = None
+V5E_VMEM_BYTES = 128 << 20  # where the kernels are interpreted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +59,13 @@ class Plan:
 
 
 def vmem_bytes():
-    if VMEM_BYTES is not None:
-        return VMEM_BYTES
-    if jax.default_backend() == "tpu":
-        return pltpu.get_tpu_info().vmem_capacity_bytes
-    return V5E_VMEM_BYTES
+    """Of one core's vector memory."""
+    return V5E_VMEM_BYTES if interpret() else pltpu.get_tpu_info().vmem_capacity_bytes
 
 
 def interpret():
-    return jax.default_backend() != "tpu" if INTERPRET is None else INTERPRET
+    """Whether there is no TPU to compile for."""
+    return device()[0] != "tpu"
 
 
 def head_groups(heads, width):
