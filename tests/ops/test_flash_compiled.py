@@ -49,8 +49,8 @@ def test_memory_grows_linearly_to_16k_tokens(tmp_path):
 
 def test_the_static_schedule_on_v5e_is_short(tmp_path):
     (row,) = rows(tmp_path, "schedule", "--only", "197x64")
-    assert row["forward"] <= 250  # bundles; the best by hand was 366, the matrix units need 76
-    assert row["backward"] <= 475
+    assert row["forward"] <= 230  # bundles; the best by hand was 366, the matrix units need 76
+    assert row["backward"] <= 440
     assert row["of jax 128"] <= 0.30 and row["of jax 256"] <= 0.65
     assert row["of XLA"] <= 0.5
 
