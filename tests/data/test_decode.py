@@ -134,3 +134,48 @@ def test_decompression_bombs_are_unreadable(name, monkeypatch):
     monkeypatch.setattr(decode_module, "MAX_PIXELS", HEIGHT * WIDTH - 1)
     with pytest.raises(UnreadableImage, match="pixels"):
         decode(FILES[name], CANVAS)
+
+
+def photo(height, width):
+    """A smooth JPEG, as photographs are: shrinking loses little of it."""
+    y, x = np.mgrid[:height, :width][..., None]
+    wave = 120 + 90 * np.sin(x / 19 + np.arange(3)) * np.cos(y / 17)
+    return encoded(Image.fromarray(wave.astype(np.uint8)), "JPEG", quality=95)
+
+
+@pytest.mark.parametrize("height, width", [(300, 211), (64, 133), (40, 50)])
+def test_scaled_decoding_gives_nearly_what_whole_decoding_gives(height, width):
+    data = photo(height, width)
+    exact, size = decode(data, CANVAS)
+    scaled, scaled_size = decode(data, CANVAS, exact=False)
+    np.testing.assert_array_equal(scaled_size, size)
+    away = np.abs(scaled.astype(int) - exact)
+    assert away.mean() < 1.5 and (away.any() or max(height, width) <= CANVAS)
+
+
+def test_scaled_decoding_is_the_smallest_that_suffices():
+    pixels = decode_module.read(photo(320, 640), 128)
+    assert pixels.shape[:2] in ((64, 128), (80, 160))  # 2 or 1.6 eighths
+    assert decode_module.read(photo(320, 640)).shape[:2] == (320, 640)
+
+
+def test_a_crop_fills_the_canvas_with_its_box():
+    data = photo(200, 320)
+    uniform = np.linspace(0.05, 0.95, 22)
+    top, left, h, w = decode_module.sample_box(200, 320, uniform, (0.5, 1.0), (0.75, 4 / 3))
+    got = decode_module.crop_to_canvas(data, 24, uniform, (0.5, 1.0))
+    whole = Image.open(io.BytesIO(data)).crop((left, top, left + w, top + h))
+    want = np.asarray(whole.resize((24, 24), Image.Resampling.BICUBIC), int)
+    assert got.shape == (24, 24, 3) and np.abs(got - want).mean() < 2
+
+
+def test_boxes_are_those_of_the_device():
+    from vitjax.ops import crop  # the data room may not import it; its test may
+
+    jax = pytest.importorskip("jax")
+    key = jax.random.key(3)
+    for size in ((40, 300), (200, 170)):
+        uniform = np.asarray(jax.random.uniform(key, (22,)))
+        want = crop.sample_box(key, jax.numpy.array(size, "int32"))
+        got = decode_module.sample_box(*size, uniform, (0.08, 1.0), (3 / 4, 4 / 3))
+        assert got == tuple(int(x) for x in want)
