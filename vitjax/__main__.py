@@ -7,7 +7,7 @@ from vitjax.lookup import nearest
 
 
 def train(argv: list[str]) -> None:
-    """--config FILE[:ARGS] --workdir DIR [--config.KEY=VALUE ...]: train, or go on with a run"""
+    """--config FILE[:ARGS] --workdir DIR [--preview] [--config.KEY=VALUE ...]: train, or go on"""
     from vitjax import main
 
     sys.argv = [f"{sys.argv[0]} train", *argv]

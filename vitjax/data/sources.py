@@ -31,24 +31,7 @@ class Source(Protocol):
         """The lasting name of an example, for hashes and messages."""
 
 
-# Each takes the name of a split, then its own settings by keyword.
-SOURCES = {
-    "digits": open_digits,
-    "folder": FolderSource,
-    "tfds": open_tfds,
-    "shapes": open_shapes,
-    "array_record": ShardSource,
-}
-
-
-def create(name, split, **settings) -> Source:
-    """Opens one split of a data set; settings go to the source of that name, see SOURCES."""
-    if name == "mixture":
-        return _mixture(split, **settings)
-    return lookup(SOURCES | {"mixture": None}, name, "data.name")(split, **settings)
-
-
-def _mixture(split, *, sets):
+def open_mixture(split, *, sets):
     """Several data sets as one, see mixture.Mixture.
 
     sets: {any name: {"name": a source, "weight": how often it is seen, and its settings}}; all have
@@ -68,3 +51,19 @@ def _mixture(split, *, sets):
         opened.append(create(settings.pop("name"), split, **settings))
         weights.append(weight)
     return Mixture(tuple(sets), tuple(opened), weights)
+
+
+# Each takes the name of a split, then its own settings by keyword.
+SOURCES = {
+    "digits": open_digits,
+    "folder": FolderSource,
+    "tfds": open_tfds,
+    "shapes": open_shapes,
+    "array_record": ShardSource,
+    "mixture": open_mixture,
+}
+
+
+def create(name, split, **settings) -> Source:
+    """Opens one split of a data set; settings go to the source of that name, see SOURCES."""
+    return lookup(SOURCES, name, "data.name")(split, **settings)
