@@ -13,6 +13,9 @@ MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
+ENOUGH = 0.9  # of a canvas's side, not to resample what libjpeg has scaled
+
+
 class UnreadableImage(ValueError):
     """The bytes are no image, or a broken one, or one too large to be honest."""
 
@@ -23,20 +26,22 @@ def decode(data, canvas, exact=True):
     data: the bytes of an image file, or its pixels as uint8 [H, W], [H, W, 1] or [H, W, 3].
     canvas: side in pixels. An image with a longer side is shrunk until that side fits (Pillow,
     bicubic, antialiased, aspect kept); a smaller one keeps its pixels. exact: a JPEG that will be
-    shrunk is decoded whole first, as published evaluations have it; without, straight to the
-    smallest of libjpeg's sizes (eighths) that suffices, which costs less.
+    shrunk is decoded whole first, as published evaluations have it. Without, libjpeg decodes it
+    straight to one of its sizes (eighths), at half the cost: the largest that fits, if it fills
+    9/10 of the canvas, else the smallest that suffices, then shrunk by a triangle filter.
 
     Returns (uint8 [canvas, canvas, 3], int32 [2]): the canvas, zeros outside the image, and the
     height and width of the image in it. Orientation tags are ignored and transparency is
     dropped. Raises UnreadableImage.
     """
-    return on_canvas(read(data, None if exact else canvas), canvas)
+    return on_canvas(read(data, None if exact else canvas), canvas, exact)
 
 
 def read(data, canvas=None):
     """The pixels of an image, uint8 [H, W, 3]; data as in `decode`. Raises UnreadableImage.
 
-    canvas: a JPEG may come as small as still fills this canvas; None is its full size.
+    canvas: a JPEG may come as small as this canvas needs it, see `decode`; or (height, width) that
+    it has at least. None is its full size.
     """
     return _from_array(data) if isinstance(data, np.ndarray) else _from_bytes(data, canvas)
 
@@ -85,13 +90,22 @@ def sample_box(height, width, uniform, area, ratio):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def on_canvas(pixels, canvas):
+def on_canvas(pixels, canvas, exact=True):
     """Pixels uint8 [H, W, 3] on a canvas: what `decode` returns."""
-    pixels = _shrink(pixels, canvas)
-    height, width = pixels.shape[:2]
     image = np.zeros((canvas, canvas, 3), np.uint8)
-    image[:height, :width] = pixels
-    return image, np.array([height, width], np.int32)
+    return image, put(image, pixels, exact)
+
+
+def put(image, pixels, exact=True):
+    """Writes pixels uint8 [H, W, 3] into a black canvas uint8 [canvas, canvas, 3], shrunk if they
+    must be. Returns their height and width in it, int32 [2]."""
+    height, width = pixels.shape[:2]
+    size = _fitting(height, width, len(image))
+    if size != (height, width):
+        method = Image.Resampling.BICUBIC if exact else Image.Resampling.BILINEAR
+        pixels = Image.fromarray(np.ascontiguousarray(pixels)).resize(size[::-1], method)
+    image[: size[0], : size[1]] = pixels
+    return np.array(size, np.int32)
 
 
 def _from_array(pixels):
@@ -112,7 +126,7 @@ def _from_bytes(data, canvas):
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if height * width <= MAX_PIXELS and colours not in ("CMYK", "YCCK"):
-                least = _fitting(height, width, canvas)
+                least = _least(height, width, canvas)
                 return simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
         except ValueError:
             pass  # Pillow forgives some files that simplejpeg refuses, and explains the others
@@ -146,20 +160,21 @@ def _three_channels(grey):
     return np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
 
 
-def _shrink(pixels, canvas):
-    height, width = pixels.shape[:2]
-    size = _fitting(height, width, canvas)
-    if size == (height, width):
-        return pixels
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
-
-
 def _fitting(height, width, canvas):
-    """Height and width on a canvas: its side, None for any size, or (height, width) at least."""
-    if isinstance(canvas, tuple):
-        return min(canvas[0], height), min(canvas[1], width)
+    """Height and width of an image shrunk to a canvas."""
     longer = max(height, width)
-    if canvas is None or longer <= canvas:
+    if longer <= canvas:
         return height, width
     return max(1, round(height * canvas / longer)), max(1, round(width * canvas / longer))
+
+
+def _least(height, width, canvas):
+    """The least height and width to ask libjpeg for; canvas as in `read`."""
+    if canvas is None:
+        return height, width
+    if isinstance(canvas, tuple):
+        return min(canvas[0], height), min(canvas[1], width)
+    eighths = min(8, 8 * canvas // max(height, width))
+    if eighths * max(height, width) >= 8 * ENOUGH * canvas:
+        return -(-height * eighths // 8), -(-width * eighths // 8)
+    return _fitting(height, width, canvas)

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from vitjax.data import annotations
-from vitjax.data.decode import UnreadableImage, crop_to_canvas, on_canvas, read
+from vitjax.data.decode import UnreadableImage, crop_to_canvas, put, read
 from vitjax.data.order import uniform
 from vitjax.data.splits import Split
 from vitjax.data.unreadable import Unreadable, allowed
@@ -46,17 +46,17 @@ def _empty_batch(rows, canvas):
     }
 
 
-def _fill(batch, row, split, index, epoch, canvas):
+def _fill(batch, row, split, index, epoch):
     """Writes one example into its row, decoded whole; an UnreadableImage leaves the row as it was.
     Returns the example, and its height and width as it was stored."""
     example = split[index]
     pixels = read(example["image"])
-    _put(batch, row, on_canvas(pixels, canvas), example["label"], index, epoch)
+    batch["size"][row] = put(batch["image"][row], pixels)
+    _name(batch, row, example["label"], index, epoch)
     return example, pixels.shape[:2]
 
 
-def _put(batch, row, image, label, index, epoch):
-    batch["image"][row], batch["size"][row] = image
+def _name(batch, row, label, index, epoch):
     batch["label"][row] = label
     batch["index"][row] = index
     batch["epoch"][row] = epoch
@@ -112,11 +112,12 @@ class _Stream:
     def _fill(self, batch, row, example, index, epoch):
         """Decodes no more than the canvas, or a box of the image, needs."""
         if self.crop is None:
-            image = on_canvas(read(example["image"], self.canvas), self.canvas)
+            pixels = read(example["image"], self.canvas)
         else:
             draws = uniform(22, seed=self.seed, epoch=epoch, index=index)
-            image = crop_to_canvas(example["image"], self.canvas, draws, **self.crop), self.canvas
-        _put(batch, row, image, example["label"], index, epoch)
+            pixels = crop_to_canvas(example["image"], self.canvas, draws, **self.crop)
+        batch["size"][row] = put(batch["image"][row], pixels, exact=False)
+        _name(batch, row, example["label"], index, epoch)
 
 
 class TrainBatches:
@@ -150,7 +151,17 @@ class TrainBatches:
         return self
 
     def __next__(self):
-        element = next(self._elements)
+        try:
+            element = next(self._elements)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            cause = str(error).rpartition("exit code")[2].split(".")[0].strip()
+            raise ValueError(
+                f"an input worker died with exit code {cause} (-9: it was killed, as when memory "
+                "runs out): the same command goes on from the last checkpoint; fewer input.workers "
+                "take less memory"
+            ) from error
         self._position += self._stream.batch_size
         size = len(self._stream.split)
         seen = max(self._position, size) // self._stream.process_count
@@ -277,7 +288,7 @@ class _Pass:
         for row, index in enumerate(positions):
             if index < len(self.split):
                 try:
-                    example, shape = _fill(batch, row, self.split, index, 0, self.canvas)
+                    example, shape = _fill(batch, row, self.split, index, 0)
                 except UnreadableImage:
                     unreadable.append(index)
                     continue
