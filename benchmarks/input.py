@@ -37,10 +37,11 @@ def main():
         print(json.dumps(PARTS[args.part](args)))
         return
     parts = args.only.split(",")
-    rows = earlier(args.out, parts)
+    rows = []
     for part in parts:
         alone = part in ("start", "v5e")
         rows += in_process(part, args) if alone else PARTS[part](args)
+    rows = earlier(args.out, parts) + rows
     table.publish("input", f"load average {os.getloadavg()[0]:.0f} on 2 cores", rows, args.out)
 
 
@@ -414,7 +415,6 @@ def v5e(args):
     settings = config.load("configs/vit_s16.py")
     settings |= {"batch_size": 128, "precision": "bfloat16"}
     settings["input"]["canvas"] = CANVAS
-    settings["encoder"]["scan"] = False
     rows = []
     settings["views"] = {"size": SIZE, "crop": "none", "flip": False}
     with jax.set_mesh(mesh):
