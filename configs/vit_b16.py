@@ -1,8 +1,8 @@
 """ViT on ImageNet-1k from scratch with AugReg's medium augmentation (arXiv:2106.10270).
 
 Expect 79.7% top-1 for B/16 after 300 epochs (cited: scenic's table for this recipe; big_vision's
-authors say around 79). Not run here: no accelerator was at hand. What differs: RandAugment (2, 15)
-is not in yet. python -m vitjax.main --config configs/vit_b16.py --workdir runs/vit_b16
+authors say around 79). Not run here: no accelerator was at hand.
+    python -m vitjax.main --config configs/vit_b16.py --workdir runs/vit_b16
 Others: --config configs/vit_b16.py:variant=L/16,res=384
 Needs imagenet2012 prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
 """
@@ -40,7 +40,14 @@ def get_config(arg=""):
     c.input = dict(canvas=512, threads=32)
     half = [0.5, 0.5, 0.5]  # pixels to [-1, 1]
     c.views = dict(
-        size=args.res, crop="resized", area=[0.05, 1.0], flip=True, mixup=0.5, mean=half, std=half
+        size=args.res,
+        crop="resized",
+        area=[0.05, 1.0],
+        flip=True,
+        policy=dict(name="randaugment_tf", layers=2, magnitude=15),
+        mixup=0.5,
+        mean=half,
+        std=half,
     )
     c.eval_views = dict(crop=0.875)
 

@@ -2,8 +2,8 @@
 
 Expect 76.5% top-1 after 90 epochs, 80.0% after 300 (cited: the paper and big_vision's vit_s16_i1k,
 which took 6-7 h for 90 epochs on a TPU v3-8). Not run here: no accelerator was at hand. What
-differs from that recipe: RandAugment (2, 10) is not in yet, evaluation resizes with an antialiased
-cubic filter, and mixup's partner is the next image of the global batch.
+differs from that recipe: evaluation resizes with an antialiased cubic filter, and mixup's partner
+is the next image of the global batch.
     python -m vitjax.main --config configs/vit_s16.py --workdir runs/vit_s16
 Needs imagenet2012 prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
 """
@@ -45,6 +45,7 @@ def get_config(arg=""):
         area=[0.05, 1.0],
         antialias=False,
         flip=True,
+        policy=dict(name="randaugment_tf", layers=2, magnitude=10),
         mixup=0.2,
         mean=half,
         std=half,

@@ -27,9 +27,9 @@ ALLOWED = {
         "config",
     },
     "pictures": {"evaluators", "ops"},
-    "verbs": {"train", "evaluators", "pictures", "config", "ops", "interop"},
+    "verbs": {"train", "evaluators", "pictures", "config", "ops", "interop", "data"},
     "main": {"train", "config"},
-    "__main__": {"main", "verbs", "config", "data"},
+    "__main__": {"main", "verbs", "config"},
 }
 # Packages that only some rooms may import.
 ONLY = {

@@ -75,7 +75,7 @@ def test_a_bad_argument_of_a_config_file_is_one_line(tmp_path, environment):
 
 def test_verbs_are_listed_and_a_wrong_one_named(environment):
     vitjax = [sys.executable, "-m", "vitjax"]
-    assert "prepare digits" in run([*vitjax, "--help"], environment).stdout
+    assert "prepare SRC" in run([*vitjax, "--help"], environment).stdout
     done = run([*vitjax, "trian"], environment)
     assert done.returncode == 1 and "did you mean 'train'" in done.stderr
 

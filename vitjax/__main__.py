@@ -1,6 +1,5 @@
 """python -m vitjax VERB, which is also the console script `vitjax`. A verb is a row of VERBS."""
 
-import argparse
 import contextlib
 import sys
 
@@ -8,7 +7,7 @@ from vitjax.lookup import nearest
 
 
 def train(argv: list[str]) -> None:
-    """--config FILE[:ARGS] --workdir DIR [--config.KEY=VALUE ...]: train, or go on with a run"""
+    """--config FILE[:ARGS] --workdir DIR [--preview] [--config.KEY=VALUE ...]: train, or go on"""
     from vitjax import main
 
     sys.argv = [f"{sys.argv[0]} train", *argv]
@@ -16,18 +15,11 @@ def train(argv: list[str]) -> None:
 
 
 def prepare(argv: list[str]) -> None:
-    """digits [--data_dir DIR] [--split_by random|writers]: write a data set as ArrayRecord"""
-    from vitjax.data import prepare
+    """SRC --out DIR [--shorter 256] [--raw]: images of any kind as ArrayRecord, or the digits"""
+    from vitjax.verbs import prepare
 
-    parser = argparse.ArgumentParser(prog="vitjax prepare")
-    parser.add_argument("source", choices=["digits"])
-    parser.add_argument("--data_dir", default=None, help="default: TFDS's own")
-    parser.add_argument("--split_by", choices=["random", "writers"], default="random")
-    args = parser.parse_args(argv)
-    try:
-        print(prepare.prepare_digits(args.data_dir, args.split_by))
-    except OSError as error:
-        sys.exit(f"error: the digits could not be written: {error}; change --data_dir")
+    with one_line():
+        prepare.run(argv)
 
 
 def evaluate(argv: list[str]) -> None:

@@ -25,6 +25,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes share the run.")
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
+_PREVIEW = flags.DEFINE_bool(
+    "preview", False, "Write a sheet of the views the model would see, and train nothing."
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where an error was raised.")
 
 
@@ -40,8 +43,11 @@ def train() -> int:
         jax.distributed.initialize()
     elif _COORDINATOR.value is not None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    from vitjax.train import loop
+    from vitjax.train import loop, preview
 
+    if _PREVIEW.value:
+        print(preview.preview(_CONFIG.value, _WORKDIR.value))
+        return 0
     try:
         loop.run(_CONFIG.value, _WORKDIR.value)
     except loop.Preempted as stop:

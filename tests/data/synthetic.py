@@ -15,7 +15,7 @@ class Arrays:
     def __init__(self, count, classes=3, broken=()):
         self.count = count
         self.broken = frozenset(broken)
-        self.annotations = ()
+        self.annotations = self.lacking = ()
         self.labels = np.arange(count, dtype=np.int32) % classes
         self.info = Info("arrays", tuple(f"class{i}" for i in range(classes)), "none")
 

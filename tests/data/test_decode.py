@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from vitjax.data import decode as decode_module
@@ -134,3 +135,55 @@ def test_decompression_bombs_are_unreadable(name, monkeypatch):
     monkeypatch.setattr(decode_module, "MAX_PIXELS", HEIGHT * WIDTH - 1)
     with pytest.raises(UnreadableImage, match="pixels"):
         decode(FILES[name], CANVAS)
+
+
+def photo(height, width):
+    """A smooth JPEG, as photographs are: shrinking loses little of it."""
+    y, x = np.mgrid[:height, :width][..., None]
+    wave = 120 + 90 * np.sin(x / 19 + np.arange(3)) * np.cos(y / 17)
+    return encoded(Image.fromarray(wave.astype(np.uint8)), "JPEG", quality=95)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(300, 211, (64, 45)), (64, 133, (31, 64)), (40, 50, (40, 50))]
+)
+def test_scaled_decoding_gives_nearly_what_whole_decoding_gives(height, width, size):
+    data = photo(height, width)
+    exact, _ = decode(data, CANVAS)
+    scaled, scaled_size = decode(data, CANVAS, exact=False)
+    assert tuple(scaled_size) == size
+    away = np.abs(scaled.astype(int) - exact)
+    assert away.mean() < 1.5 and (away.any() or max(height, width) <= CANVAS)
+
+
+def test_an_eighth_that_nearly_fills_the_canvas_is_not_resampled():
+    data = photo(250, 500)  # four eighths are 250 pixels
+    scaled, size = decode(data, 256, exact=False)
+    assert tuple(size) == (125, 250)
+    half = simplejpeg.decode_jpeg(data, min_height=125, min_width=250)
+    np.testing.assert_array_equal(scaled[:125, :250], half)
+    exact = Image.open(io.BytesIO(data)).resize((250, 125), Image.Resampling.BICUBIC)
+    assert np.abs(half.astype(int) - np.asarray(exact)).mean() < 1.5
+    assert decode_module.read(data).shape[:2] == (250, 500)
+
+
+def test_a_crop_fills_the_canvas_with_its_box():
+    data = photo(200, 320)
+    uniform = np.linspace(0.05, 0.95, 22)
+    top, left, h, w = decode_module.sample_box(200, 320, uniform, (0.5, 1.0), (0.75, 4 / 3))
+    got = decode_module.crop_to_canvas(data, 24, uniform, (0.5, 1.0))
+    whole = Image.open(io.BytesIO(data)).crop((left, top, left + w, top + h))
+    want = np.asarray(whole.resize((24, 24), Image.Resampling.BICUBIC), int)
+    assert got.shape == (24, 24, 3) and np.abs(got - want).mean() < 2
+
+
+def test_boxes_are_those_of_the_device():
+    from vitjax.ops import crop  # the data room may not import it; its test may
+
+    jax = pytest.importorskip("jax")
+    key = jax.random.key(3)
+    for size in ((40, 300), (200, 170)):
+        uniform = np.asarray(jax.random.uniform(key, (22,)))
+        want = crop.sample_box(key, jax.numpy.array(size, "int32"))
+        got = decode_module.sample_box(*size, uniform, (0.08, 1.0), (3 / 4, 4 / 3))
+        assert got == tuple(int(x) for x in want)

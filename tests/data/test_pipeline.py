@@ -332,3 +332,25 @@ def test_workers_outlive_a_signal_but_not_a_killed_parent():
     process.kill()
     process.communicate()
     assert wait_until_gone(pids) == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_reported_with_its_cause():
+    process = run(WITH_WORKERS + "[next(batches) for _ in range(9999)]", stderr=subprocess.PIPE)
+    pids = process.stdout.readline().split()
+    os.kill(int(pids[0]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert "ValueError: an input worker died with exit code -9" in errors
+    assert wait_until_gone(pids) == []
+
+
+def test_a_host_crop_is_a_function_of_the_example(split):
+    settings = {"batch_size": B, "canvas": S, "seed": 1, "threads": 1}
+    with train_batches(split, **settings, crop={"area": (0.3, 0.6)}) as batches:
+        first = [next(batches) for _ in range(3)]
+    with train_batches(split, **settings, crop={"area": (0.3, 0.6)}, start=B) as batches:
+        again = next(batches)
+    np.testing.assert_array_equal(again["image"], first[1]["image"])
+    assert (first[0]["size"] == S).all() and first[0]["image"].any(axis=(1, 2, 3)).all()
+    with pytest.raises(ValueError, match=r"input\.crop=.*; expected|input\.crop=.*: expected"):
+        train_batches(split, **settings, crop={"areas": (0.3, 0.6)})

@@ -106,6 +106,29 @@ def test_flips_half_of_the_images():
     assert abs(mirrored.mean() - 0.5) < 0.1
 
 
+def test_a_policy_works_on_the_crop_before_it_is_normalised():
+    batch, key = make_batch(side=SIZE, full=True), jax.random.key(0)
+    plain = {"crop": "none", "flip": False, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    run = functools.partial(augment.train_views, classes=CLASSES, size=SIZE, **plain)
+    invert = {"name": "stub", "by": 255.0}
+    with pytest.MonkeyPatch.context() as patch:
+        stub = {"stub": lambda image, key, *, by: by - image}
+        patch.setattr(augment, "POLICIES", stub)
+        got = run(batch, key, policy=invert)["image"]
+    np.testing.assert_allclose(got, (255 - batch["image"]) / np.float32(255), atol=1e-6)
+
+
+def test_an_unknown_policy_is_named():
+    with pytest.raises(ValueError, match=r"views\.policy\.name='autoaugmnt' is unknown; did you"):
+        augment.train_views(
+            make_batch(),
+            jax.random.key(0),
+            classes=CLASSES,
+            size=SIZE,
+            policy={"name": "autoaugmnt"},
+        )
+
+
 def test_pad_shifts_into_zeros_by_every_offset():
     pad = 2
     batch = make_batch(rows=300, side=SIZE, full=True)
@@ -145,6 +168,9 @@ def test_evaluation_keeps_labels_and_normalises_the_centre():
         ("crop", "centre"),
         ("pad", -1),
         ("method", "lanczos"),
+        ("policy", "autoaugment"),
+        ("policy", {"magnitude": 3}),
+        ("policy", {"name": "autoaugment", "magnitude": 3}),
         ("color_jitter", -0.1),
         ("color_jitter", (0.4, 0.4)),
         ("color_jitter", (0.4, 0.4, 0.4, 0.6)),

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 from vitjax.ops import colour
 
@@ -87,6 +87,30 @@ def test_jitter_applies_the_drawn_factors_in_the_drawn_order(hue):
 def test_strength_zero_changes_nothing():
     image = picture().astype(np.float32) / 255
     np.testing.assert_allclose(colour.color_jitter(image, jax.random.key(0)), image, atol=1e-6)
+
+
+def test_grey_is_the_luma_of_pillow():
+    image = picture()
+    want = np.asarray(Image.fromarray(image).convert("L").convert("RGB"), np.float32)
+    got = colour.random_grey(image.astype(np.float32) / 255, jax.random.key(0), 1.0)
+    np.testing.assert_allclose(255 * got, want, atol=0.6)
+
+
+@pytest.mark.parametrize("threshold", [0, 100, 128, 255])
+def test_solarize_inverts_what_pillow_inverts(threshold):
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    want = np.asarray(ImageOps.solarize(Image.fromarray(image), threshold))
+    got = jax.jit(colour.solarize)(image.astype(np.float32) / 255, threshold)
+    np.testing.assert_array_equal(np.rint(255 * np.asarray(got)), want)
+
+
+@pytest.mark.parametrize("operation", [colour.random_grey, colour.random_solarize])
+def test_chance_touches_the_given_share_of_images(operation):
+    image = picture(shape=(3, 4, 3)).astype(np.float32) / 255
+    keys = jax.random.split(jax.random.key(3), 2000)
+    got = jax.jit(jax.vmap(operation, (None, 0, None)))(image, keys, 0.3)
+    touched = (np.asarray(got) != image).any(axis=(1, 2, 3))
+    assert abs(touched.mean() - 0.3) < 0.04
 
 
 def test_normalize_uses_units_of_0_to_1():

@@ -27,6 +27,15 @@ def example_at(position, *, seed, size, shuffle):
     return epoch, index_shuffle(index, max_index=size - 1, seed=key, rounds=4)
 
 
+def uniform(count, *, seed, epoch, index):
+    """`count` numbers of [0, 1), float64, that belong to an example in an epoch."""
+    words = []
+    for block in range(-(-count // 8)):
+        text = f"{seed}/{epoch}/{index}/{block}".encode()
+        words.append(np.frombuffer(hashlib.blake2b(text, digest_size=64).digest(), "<u8"))
+    return (np.concatenate(words)[:count] >> np.uint64(11)) * 2.0**-53
+
+
 @functools.lru_cache(maxsize=16)
 def _table(seed, epoch, size):
     # RandomState, as numpy promises its stream for ever (NEP 19) and no other one's.

@@ -13,14 +13,15 @@ import os
 import signal
 import threading
 import weakref
+from collections.abc import Mapping
 
 import grain
 import numpy as np
 from absl import flags
 
 from vitjax.data import annotations
-from vitjax.data.decode import UnreadableImage, on_canvas, read
-from vitjax.data.order import example_at
+from vitjax.data.decode import UnreadableImage, crop_to_canvas, put, read
+from vitjax.data.order import uniform
 from vitjax.data.splits import Split
 from vitjax.data.unreadable import Unreadable, allowed
 
@@ -45,16 +46,20 @@ def _empty_batch(rows, canvas):
     }
 
 
-def _fill(batch, row, split, index, epoch, canvas):
-    """Writes one example into its row; an UnreadableImage leaves the row as it was. Returns the
-    example, and its height and width as it was stored."""
+def _fill(batch, row, split, index, epoch):
+    """Writes one example into its row, decoded whole; an UnreadableImage leaves the row as it was.
+    Returns the example, and its height and width as it was stored."""
     example = split[index]
     pixels = read(example["image"])
-    batch["image"][row], batch["size"][row] = on_canvas(pixels, canvas)
-    batch["label"][row] = example["label"]
+    batch["size"][row] = put(batch["image"][row], pixels)
+    _name(batch, row, example["label"], index, epoch)
+    return example, pixels.shape[:2]
+
+
+def _name(batch, row, label, index, epoch):
+    batch["label"][row] = label
     batch["index"][row] = index
     batch["epoch"][row] = epoch
-    return example, pixels.shape[:2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,7 @@ class _Stream:
     process_count: int
     bad_share: float
     shuffle: bool
+    crop: Mapping | None = None
 
     def __call__(self, step):
         positions = local_positions(
@@ -80,24 +86,38 @@ class _Stream:
             process_count=self.process_count,
         )
         batch, unreadable = _empty_batch(len(positions), self.canvas), set()
-        for row, position in enumerate(positions):
-            epoch, index = example_at(
-                position, seed=self.seed, size=len(self.split), shuffle=self.shuffle
-            )
-            self._fill_with_readable(batch, row, index, epoch, unreadable)
+        at = [
+            self.split.example_at(position, seed=self.seed, shuffle=self.shuffle)
+            for position in positions
+        ]
+        examples = self.split.several([index for _, index in at])
+        for row, ((epoch, index), example) in enumerate(zip(at, examples, strict=True)):
+            self._fill_with_readable(batch, row, index, epoch, example, unreadable)
         return batch | {"unreadable": np.array(sorted(unreadable), np.int64)}
 
-    def _fill_with_readable(self, batch, row, index, epoch, unreadable):
+    def _fill_with_readable(self, batch, row, index, epoch, example, unreadable):
         """Leaves the row empty where it gives up: Unreadable then ends the run, out of grain."""
         size = len(self.split)
         for candidate in range(index, index + size):
             try:
-                _fill(batch, row, self.split, candidate % size, epoch, self.canvas)
+                if candidate > index:
+                    example = self.split[candidate % size]
+                self._fill(batch, row, example, candidate % size, epoch)
                 return
             except UnreadableImage:
                 unreadable.add(candidate % size)
                 if len(unreadable) > allowed(size, self.bad_share):
                     return
+
+    def _fill(self, batch, row, example, index, epoch):
+        """Decodes no more than the canvas, or a box of the image, needs."""
+        if self.crop is None:
+            pixels = read(example["image"], self.canvas)
+        else:
+            draws = uniform(22, seed=self.seed, epoch=epoch, index=index)
+            pixels = crop_to_canvas(example["image"], self.canvas, draws, **self.crop)
+        batch["size"][row] = put(batch["image"][row], pixels, exact=False)
+        _name(batch, row, example["label"], index, epoch)
 
 
 class TrainBatches:
@@ -131,7 +151,17 @@ class TrainBatches:
         return self
 
     def __next__(self):
-        element = next(self._elements)
+        try:
+            element = next(self._elements)
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            cause = str(error).rpartition("exit code")[2].split(".")[0].strip()
+            raise ValueError(
+                f"an input worker died with exit code {cause} (-9: it was killed, as when memory "
+                "runs out): the same command goes on from the last checkpoint; fewer input.workers "
+                "take less memory"
+            ) from error
         self._position += self._stream.batch_size
         size = len(self._stream.split)
         seen = max(self._position, size) // self._stream.process_count
@@ -189,6 +219,7 @@ def train_batches(
     workers=0,
     bad_share=0.01,
     shuffle=True,
+    crop=None,
 ):
     """The endless stream of training batches, the rows of this process.
 
@@ -199,7 +230,10 @@ def train_batches(
     batch_size: rows of the global batch. canvas: side of the images in pixels. start: position in
     examples from which to go on. threads: batches decoded at once, and with one more, held in
     memory; in each worker where there are any. workers: processes to decode in, 0 for threads of
-    this one (decoding releases the GIL, so they help only where there are many cores).
+    this one (decoding releases the GIL, so they help only where there are many cores). crop: None
+    keeps the whole image; {"area": (low, high), "ratio": (low, high)}, or {} for the usual ones,
+    cuts a random box out on the host, for images much larger than the canvas (see
+    decode.crop_to_canvas; views.crop is then "none").
 
     An unreadable image is replaced by the next readable one of the split, named in the log once
     and counted. bad_share: the run ends with a ValueError when this process has met more
@@ -211,6 +245,8 @@ def train_batches(
     int32 label, uint32 index and uint32 epoch [B / P].
     """
     _check_sizes(split, batch_size, canvas, process_count, threads)
+    if crop is not None and not set(crop) <= {"area", "ratio"}:
+        raise ValueError(f"input.crop={dict(crop)!r}: expected None, or area and ratio")
     stream = _Stream(
         split=split,
         batch_size=batch_size,
@@ -221,6 +257,7 @@ def train_batches(
         process_count=process_count,
         bad_share=bad_share,
         shuffle=shuffle,
+        crop=crop,
     )
     return TrainBatches(stream, threads, workers)
 
@@ -251,7 +288,7 @@ class _Pass:
         for row, index in enumerate(positions):
             if index < len(self.split):
                 try:
-                    example, shape = _fill(batch, row, self.split, index, 0, self.canvas)
+                    example, shape = _fill(batch, row, self.split, index, 0)
                 except UnreadableImage:
                     unreadable.append(index)
                     continue

@@ -4,21 +4,38 @@ import dataclasses
 
 import numpy as np
 
-from vitjax.data import sources, subset
+from vitjax.data import sampling, sources, subset
+from vitjax.data.mixture import Mixture
+from vitjax.data.order import example_at
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Some examples of a source, in order. indices: into the source, None for all of it."""
+    """Some examples of a source, in order. indices: into the source, None for all of it. groups:
+    how often which are seen in training, None for all alike."""
 
     source: sources.Source
     indices: np.ndarray | None = None
+    groups: sampling.Groups | None = None
 
     def __len__(self):
         return len(self.source) if self.indices is None else len(self.indices)
 
     def __getitem__(self, index):
         return self.source[self._at(index)]
+
+    def several(self, indices):
+        """Examples at these indices, in one call where the source knows how (`__getitems__`)."""
+        places = [self._at(index) for index in indices]
+        if hasattr(self.source, "__getitems__"):
+            return self.source.__getitems__(places)
+        return [self.source[place] for place in places]
+
+    def example_at(self, position, *, seed, shuffle):
+        """(epoch, index) at a position of the endless training stream, see order.py."""
+        if self.groups is not None:
+            return self.groups.example_at(position, seed=seed, shuffle=shuffle)
+        return example_at(position, seed=seed, size=len(self), shuffle=shuffle)
 
     def key(self, index):
         """The lasting name of an example."""
@@ -54,6 +71,7 @@ def open_splits(
     validation=None,
     minival=0.1,
     fraction=1.0,
+    balance=0.0,
     **settings,
 ):
     """Opens the splits of a data set. Returns {"train": Split, "validation": ..., "test": ...}.
@@ -61,7 +79,9 @@ def open_splits(
     train, test, validation: names of splits of the source; test=None leaves it out. Without a
     validation split, the share `minival` of the training split is held out as one, the same for
     every fraction; minival=0 leaves it out. fraction: the share of what is left to train on.
-    Both are class-balanced, see subset.py. settings: those of the source, see sources.SOURCES.
+    Both are class-balanced, see subset.py. balance: 0 shows training examples equally often, 1
+    classes; between, see sampling.py. Of a mixture, its weights say how often. settings: those of
+    the source, see sources.SOURCES.
     Raises ValueError where a class is known to have no training images.
     """
     splits = {"train": Split(sources.create(name, train, **settings))}
@@ -85,6 +105,19 @@ def open_splits(
     if fraction != 1:
         whole = splits["train"]
         splits["train"] = whole.select(subset.subset(whole.keys(), whole.labels, fraction))
+    splits["train"] = _sampled(splits["train"], balance)
     if test is not None:
         splits["test"] = Split(sources.create(name, test, **settings))
     return splits
+
+
+def _sampled(split, balance):
+    """A training split whose examples are seen as often as its weights, or `balance`, say."""
+    groups = None
+    if isinstance(split.source, Mixture):
+        if balance:
+            raise ValueError(f"data.balance={balance}: a mixture has weights, expected 0")
+        groups = sampling.mixed(split.source.weights, split.source.members(split.indices))
+    elif balance:
+        groups = sampling.balanced(split.labels, balance)
+    return dataclasses.replace(split, groups=groups)

@@ -6,9 +6,14 @@ fold_in(fold_in(key, epoch), index), so a view depends on nothing but the key, t
 the example: not on hosts, devices, the batch around it, or where a run was resumed.
 """
 
+import functools
+import inspect
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
+from vitjax.lookup import lookup
 from vitjax.ops import colour
 from vitjax.ops.colour import IMAGENET_MEAN, IMAGENET_STD, normalize
 from vitjax.ops.crop import (
@@ -21,9 +26,10 @@ from vitjax.ops.crop import (
     random_resized_crop,
 )
 from vitjax.ops.mix import mix, random_erasing
+from vitjax.ops.policies import POLICIES
 
 # Folded into an example's key. To renumber them is to change every run: append only.
-CROP, FLIP, COLOUR, ERASING, MIX = range(5)
+CROP, FLIP, COLOUR, ERASING, MIX, POLICY = range(6)
 
 
 def example_keys(batch, key):
@@ -47,6 +53,7 @@ def train_views(
     method="linear",
     antialias=True,
     flip=True,
+    policy=None,
     color_jitter=0.0,
     erasing=0.0,
     erasing_mode="noise",
@@ -61,14 +68,16 @@ def train_views(
 
     crop: "resized" (a random box: `sample_box` with `area` and `ratio`), "none" (the whole image,
     resized), or "pad" (that, shifted by up to `pad` pixels into zeros). Then a flip with
-    probability 1/2, color_jitter (one strength for brightness, contrast and saturation; or three,
-    or four with the hue), (x - mean) / std in 0..1 units, erasing (its probability; see
-    `random_erasing` for its mode), mixup and cutmix (their Beta parameter; see `mix` for mix_mode).
+    probability 1/2, a policy ({"name": one of POLICIES, and its settings}, on 8 bits), color_jitter
+    (one strength for brightness, contrast and saturation; or three, or four with the hue),
+    (x - mean) / std in 0..1 units, erasing (its probability; see `random_erasing` for its mode),
+    mixup and cutmix (their Beta parameter; see `mix` for mix_mode).
     method, antialias: of resizing, see `resampling`. A label of -1 becomes a row of zeros. Raises
     ValueError for a bad setting.
     """
     jitter = _jitter_strengths(color_jitter)
     _check_common(size, method, mean, std, dtype)
+    distorted = None if policy is None else _policy(policy)
     _check_train(classes, area, ratio, crop, pad, erasing, erasing_mode, mixup, cutmix, mix_mode)
 
     def view(image, true_size, key):
@@ -84,6 +93,8 @@ def train_views(
         else:
             height, width = true_size
             image = crop_resize(image, 0, 0, height, width, mirror, size, method, antialias)
+        if policy is not None:
+            image = distorted(jnp.round(image), jax.random.fold_in(key, POLICY))
         image = image / 255.0
         if any(jitter):
             image = colour.color_jitter(image, keys[COLOUR], *jitter)
@@ -164,6 +175,19 @@ def _check_train(classes, area, ratio, crop, pad, erasing, erasing_mode, mixup, 
     _expect(mixup >= 0, "mixup", mixup, "the a of Beta(a, a), 0 for none")
     _expect(cutmix >= 0, "cutmix", cutmix, "the a of Beta(a, a), 0 for none")
     _expect(mix_mode in ("batch", "example"), "mix_mode", mix_mode, "'batch' or 'example'")
+
+
+def _policy(section):
+    """(image, key) -> image, from the name of a policy and its settings."""
+    expected = f"None, or a name and its settings: {', '.join(POLICIES)}"
+    _expect(isinstance(section, Mapping) and "name" in section, "policy", section, expected)
+    settings = dict(section)
+    function = lookup(POLICIES, settings.pop("name"), "views.policy.name")
+    known = list(inspect.signature(function).parameters)[2:]  # behind image and key
+    wrong = sorted(set(settings) - set(known))
+    expected = f"settings of {section['name']}, which has no {', '.join(wrong)}"
+    _expect(not wrong, "policy", dict(section), expected)
+    return functools.partial(function, **settings)
 
 
 def _jitter_strengths(given):

@@ -23,6 +23,25 @@ def grey(image):
     return (image * jnp.asarray(GREY_WEIGHTS, jnp.float32)[None, None, :]).sum(2, keepdims=True)
 
 
+def random_grey(image, key, probability):
+    """The luma of an image in all three channels, with this probability."""
+    return jnp.where(jax.random.uniform(key) < probability, grey(image), image)
+
+
+def solarize(image, threshold=128.0):
+    """Inverts what is at or above a threshold, counted in levels of 0..255.
+
+    What 8 bits would round up to the threshold counts too, so that images that were never rounded
+    meet Pillow's rule.
+    """
+    return jnp.where(image >= (threshold - 0.5) / 255.0, 1.0 - image, image)
+
+
+def random_solarize(image, key, probability, threshold=128.0):
+    """`solarize`, with this probability."""
+    return jnp.where(jax.random.uniform(key) < probability, solarize(image, threshold), image)
+
+
 def adjust(image, factor, operation):
     """factor * image + (1 - factor) * target, clipped to 0..1 (torchvision's blend).
 

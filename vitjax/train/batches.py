@@ -6,7 +6,11 @@ from vitjax.data import pipeline
 from vitjax.data.splits import Split
 from vitjax.train.recipe import Recipe
 
-TRAINING_ONLY = ("workers", "shuffle")  # settings of `input` that a single pass has no use for
+TRAINING_ONLY = (
+    "workers",
+    "shuffle",
+    "crop",
+)  # settings of `input` that a single pass has no use for
 
 
 def training(recipe: Recipe, split: Split, batch_size: int, seed: int) -> pipeline.TrainBatches:
