@@ -224,9 +224,11 @@ def test_bad_settings_are_one_line(settings, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_mask_is_refused():
+def test_a_mask_without_its_token_is_refused():
     encoder = bit.create(**TINY)
-    with pytest.raises(ValueError, match=r"encoder.name bit takes no mask: use encoder.name vit"):
+    with pytest.raises(
+        ValueError, match=r"mask= needs a mask token: set encoder.mask_token to True"
+    ):
         jax.eval_shape(
             lambda v, x: encoder.apply(v, x, mask=jnp.zeros((1, 8, 8), bool)),
             shapes(encoder),

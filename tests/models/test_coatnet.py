@@ -247,7 +247,7 @@ def test_bad_settings_are_named_in_one_line(settings, message):
         ({"images": (1, 100, 8)}, "image size 100 .* set views.size to 96"),
         (
             {"mask": jnp.zeros((1, 1, 1), bool)},
-            "encoder.name coatnet takes no mask: use encoder.name vit",
+            "mask= needs a mask token: set encoder.mask_token to True",
         ),
         ({"train": True}, "drop_path above 0 needs key=, got None"),
     ],

@@ -244,7 +244,7 @@ def test_smaller_images_and_masks_are_refused():
         with pytest.raises(ValueError, match=r"size 31 is smaller than the stride 32 .*views.size"):
             jax.eval_shape(encoder.apply, shapes(encoder), jnp.zeros((1, *size, 3)))
     with pytest.raises(
-        ValueError, match=r"encoder.name convnext takes no mask: use encoder.name vit"
+        ValueError, match=r"mask= needs a mask token: set encoder.mask_token to True"
     ):
         mask = jnp.zeros((1, 1, 1), bool)
         jax.eval_shape(

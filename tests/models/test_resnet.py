@@ -240,9 +240,9 @@ def test_any_size_down_to_digits_is_taken(stem, size, side):
     assert encoder.stride == (8 if stem == "small" else 32)
 
 
-def test_a_mask_is_refused(fill):
+def test_a_mask_without_its_token_is_refused(fill):
     encoder = resnet()
     with pytest.raises(
-        ValueError, match=r"encoder.name resnet takes no mask: use encoder.name vit"
+        ValueError, match=r"mask= needs a mask token: set encoder.mask_token to True"
     ):
         encoder.apply(fill(encoder, 8), images_of(1, 8), mask=jnp.zeros((1, 1, 1), bool))

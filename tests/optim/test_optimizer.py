@@ -373,3 +373,51 @@ def test_an_unknown_optimizer_names_the_nearest():
 def test_a_misspelt_setting_is_a_type_error(name):
     with pytest.raises(TypeError, match="beta_1"):
         optim.create(name, lr=0.1, steps=9, beta_1=0.9)
+
+
+def constant(grads, params, steps, **settings):
+    """The parameters after each of a few updates with the same gradients."""
+    tx, _ = optim.create("sgd", lr=0.5, steps=4, schedule=CONSTANT, momentum=0.0, **settings)
+    state, seen = tx.init(params), []
+    for _ in range(steps):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(flat(params))
+    return seen
+
+
+def test_weight_decay_follows_half_a_cosine():
+    params, zeros = tree(0), jax.tree.map(np.zeros_like, tree(0))
+    seen = constant(zeros, params, 5, weight_decay=0.1, weight_decay_final=0.5)
+    kernel, name = flat(params)["head/logits/kernel"].astype(np.float64), "head/logits/kernel"
+    for step, got in enumerate(seen):
+        decay = 0.5 + (0.1 - 0.5) * (1 + np.cos(np.pi * min(step / 4, 1))) / 2
+        kernel = kernel - 0.5 * decay * kernel
+        np.testing.assert_allclose(got[name], kernel, rtol=1e-5)
+        np.testing.assert_array_equal(got["encoder/cls"], flat(params)["encoder/cls"])
+
+
+def test_late_parameters_stand_still_at_first_and_their_moments_do_not():
+    params, grads = tree(0), tree(1)
+    tx, _ = optim.create("adamw", lr=0.1, steps=9, schedule=CONSTANT, late=[("^head/", 2)])
+    plain, _ = optim.create("adamw", lr=0.1, steps=9, schedule=CONSTANT)
+    state, other = tx.init(params), plain.init(params)
+    for step in range(3):
+        late, state = tx.update(grads, state, params)
+        want, other = plain.update(grads, other, params)
+        late, want = flat(late), flat(want)
+        np.testing.assert_array_equal(late["encoder/cls"], want["encoder/cls"])
+        head = want["head/logits/bias"] if step >= 2 else np.zeros(C)
+        np.testing.assert_array_equal(late["head/logits/bias"], head)
+
+
+def test_each_part_is_clipped_by_its_own_norm():
+    params, grads = tree(0), tree(1)
+    grads["head"] = jax.tree.map(lambda g: 1e-3 * g, grads["head"])
+    (got,) = constant(grads, params, 1, clip_norm=2.0, clip_each=True)
+    encoder = np.sqrt(sum(np.sum(g.astype("f8") ** 2) for g in jax.tree.leaves(grads["encoder"])))
+    assert encoder > 2
+    for name, start in flat(params).items():
+        share = 2.0 / encoder if name.startswith("encoder/") else 1.0
+        want = start - 0.5 * share * flat(grads)[name]
+        np.testing.assert_allclose(got[name], want, rtol=1e-5, atol=1e-7)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from vitjax.train.clock import Clock
-from vitjax.train.report import Reporter
+from vitjax.train.report import Reporter, notes
 from vitjax.train.terminal import Terminal
 
 
@@ -53,3 +53,30 @@ def test_without_a_terminal_there_are_plain_lines(reporter, capsys):
     (line,) = capsys.readouterr().err.splitlines()  # the last step always, others every few seconds
     assert line.startswith("step 4/4  loss 0.5000") and "images/s" in line
     assert line.endswith("0:00:00 left")
+
+
+def test_an_alarm_is_said_once_for_as_long_as_it_goes_on(capsys):
+    def alarm(step, metrics):
+        return f"collapse: loss is {metrics['loss']:.3g}; lower lr" if metrics["loss"] < 1 else ""
+
+    terminal = Terminal(steps=10, first=0)
+    reporter = Reporter(Rows(), terminal, Clock(flops=1.0), 1, 20, alarm)
+    for step, loss in enumerate((3.0, 0.5, 0.25, 2.0, 0.125), start=1):
+        reporter.step(step, values(loss))
+    reporter.flush()
+    said = [line for line in capsys.readouterr().err.splitlines() if "collapse" in line]
+    want = ("step 2: collapse: loss is 0.5; lower lr", "step 5: collapse: loss is 0.125; lower lr")
+    assert tuple(said) == want
+
+
+def test_a_run_says_what_the_sizes_decided_and_what_to_expect():
+    class Objective:
+        expect = "expect 7"
+
+    lines = notes({"name": "x", "a": 1}, {"name": "x", "a": 1, "b": 2}, Objective)
+    assert lines == [
+        "from the sizes of data and batch: b=2 (each an objective.* to set)",
+        "expect 7",
+    ]
+    Objective.expect = ""
+    assert notes({"a": 1}, {"a": 1}, Objective) == []

@@ -23,9 +23,9 @@ def is_run(path) -> bool:
     return (checkpoint.locate(path)[0] / "checkpoints").is_dir()
 
 
-def read(path) -> tuple[Model, dict[str, Any]]:
-    """(model, variables) of a run: the encoder as it is evaluated, and the head on it, where the
-    objective has one. Needs none of the run's data. Raises ValueError with one line."""
+def state_of(path):
+    """(config of a run, its objective, {"step", "params", "extra"} of a checkpoint): all but the
+    moments of its optimizer. Needs none of the run's data. Raises ValueError with one line."""
     workdir, step = checkpoint.locate(path)
     try:
         settings = {"eval_views": {}} | json.loads((workdir / "config.json").read_text())["config"]
@@ -37,17 +37,24 @@ def read(path) -> tuple[Model, dict[str, Any]]:
     objective = objectives.create(
         **settings["objective"], encoder=models.create(**encoder), image_size=size
     )
+    params, extra = jax.eval_shape(objective.init, jax.random.key(0))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    params, extra = jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=here),
-        jax.eval_shape(objective.init, jax.random.key(0)),
+    wanted = {"step": jax.ShapeDtypeStruct((), jnp.int32), "params": params, "extra": extra}
+    targets = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=here), wanted
     )
-    arrays, differences = checkpoint.restore_parameters(
-        workdir, {"params": params, "extra": extra}, key="the run", step=step
-    )
+    arrays, differences = checkpoint.restore_parameters(workdir, targets, key="the run", step=step)
     if differences:
         raise ValueError(f"{path} is of another model: {checkpoint.summary(differences)}")
-    params, extra = arrays["params"], arrays["extra"]
+    return settings, objective, arrays
+
+
+def read(path) -> tuple[Model, dict[str, Any]]:
+    """(model, variables) of a run: the encoder as it is evaluated, and the head on it, where the
+    objective has one. Needs none of the run's data. Raises ValueError with one line."""
+    settings, objective, state = state_of(path)
+    encoder, size = settings["encoder"], settings["views"]["size"]
+    params, extra = state["params"], state["extra"]
     head = {} if objective.head is None else objective.head(params, extra)
     weights = objective.encoder_variables(params, extra)
     variables = {"encoder": weights["params"], "head": head, "stats": weights["stats"]}

@@ -16,7 +16,7 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import refuse_mask, require_key
+from vitjax.models.layers import hide, require_key
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT
 from vitjax.models.weight_standardised import (
@@ -89,6 +89,7 @@ class BiT(nn.Module):
     form: str
     depths: tuple[int, ...]
     width: int
+    mask_token: bool
     drop_path: float
     scan: bool
     remat: str
@@ -96,13 +97,12 @@ class BiT(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
-        refuse_mask("bit", mask)
         require_key(self, train, drop_path=self.drop_path)
         root, unit = FORMS[self.form]
         rates = None
         if train and self.drop_path:
             rates = jnp.asarray(np.linspace(0.0, self.drop_path, sum(self.depths)), jnp.float32)
-        x = root(images, self.width, dtype=self.dtype)
+        x = hide(self, root(images, self.width, dtype=self.dtype), mask)
         settings = {"scan": self.scan, "remat": self.remat, "dtype": self.dtype}
         maps = [x, *stages(unit, x, self.depths, self.width, rates, **settings)]
         wanted = {name: maps[layer_names(self.depths).index(name)] for name in layers}
@@ -118,6 +118,7 @@ def create(
     variant="R50x1",
     *,
     form="preact",
+    mask_token=False,
     drop_path=0.0,
     scan=None,
     remat="none",
@@ -127,13 +128,14 @@ def create(
 ):
     """A BiT ResNet. Returns a `features.Encoder`; its layers are "stem", "stage_1", ...
 
-    variant: a depth in VARIANTS and a multiplier of every channel count, as "R101x3"; depths (units
-    of each stage) and width (channels of the stem, 64 times the multiplier) replace its numbers.
-    form: "preact" or "postact". The layers of "preact" are what enters the next stage: the last
-    norm is in pooled and patches alone. drop_path: stochastic depth of the last unit, linear from 0
-    at the first. scan: as in resnet.create, None scans except on a CPU. remat: a name in
-    stack.REMAT. dtype: "float32" or "bfloat16" arithmetic; parameters are float32. Raises
-    ValueError for bad values.
+    variant: a depth in VARIANTS and a multiplier of every channel count, as "R101x3"; depths
+    (units of each stage) and width (channels of the stem, 64 times the multiplier) replace its
+    numbers. form: "preact" or "postact". The layers of "preact" are what enters the next stage:
+    the last norm is in pooled and patches alone. mask_token: whether `apply` takes a mask, see
+    layers.hide. drop_path: stochastic depth of the last unit, linear from 0 at the first. scan:
+    as in resnet.create, None scans except on a CPU. remat: a name in stack.REMAT. dtype:
+    "float32" or "bfloat16" arithmetic; parameters are float32. Raises ValueError for bad
+    values.
     """
     depths, width = size_of(variant, depths, width)
     if not depths or any(not isinstance(n, int) or n < 1 for n in depths):
@@ -151,7 +153,7 @@ def create(
         width=width * 2 ** (len(depths) + 1),
         stride=2 ** (len(depths) + 1),
         layers=layer_names(depths),
-        network=BiT(form, depths, width, drop_path, scan, remat, compute),
+        network=BiT(form, depths, width, mask_token, drop_path, scan, remat, compute),
         macs=lambda image_size: macs(image_size, depths, width),
     )
 

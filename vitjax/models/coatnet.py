@@ -17,7 +17,7 @@ from vitjax.lookup import lookup
 from vitjax.models import mbconv
 from vitjax.models.attention import HeadsDense
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import MLP, drop_path, layer_scale, refuse_mask, require_key
+from vitjax.models.layers import MLP, drop_path, hide, layer_scale, require_key
 from vitjax.models.mbconv import EXPANSION, MBConv, Style, block_norm, halve, shortcut
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
@@ -210,6 +210,7 @@ class CoAtNet(nn.Module):
     """Stem, four stages, last norm, mean. The fields are the settings of `create`."""
 
     variant: Variant
+    mask_token: bool
     drop_path: float
     scan: bool
     remat: str
@@ -219,12 +220,12 @@ class CoAtNet(nn.Module):
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=(), attend=False):
         """Features, or with attend=True the attention weights of the last block instead."""
-        refuse_mask("coatnet", mask)
         require_key(self, train, drop_path=self.drop_path)
         _check_size(images.shape[1:3])
         style, depths, dims, _ = self.variant
         rates = self._rates(train)
         x = mbconv.stem(images, self.variant.stem, act=style.act, train=train, dtype=self.dtype)
+        x = hide(self, x, mask)
         maps = {"stem": x}
         for index, (length, features) in enumerate(zip(depths, dims, strict=True)):
             block = MBConv if index < 2 else AttentionBlock
@@ -283,6 +284,7 @@ def create(
     depths=None,
     dims=None,
     stem=None,
+    mask_token=False,
     drop_path=0.0,
     attention=None,
     scan=None,
@@ -293,11 +295,12 @@ def create(
 
     variant: a name in VARIANTS: "0" to "5" after the paper, "nano_rw", "0_rw" ... as timm's public
     weights; depths (blocks of each stage), dims (channels of each) and stem (channels of its two
-    convolutions) replace the table's numbers. drop_path: stochastic depth of the last block, linear
-    from 0 at the first. attention: what computes it, a name in ops.attention.IMPLEMENTATIONS; None
-    for the best that is to be had. scan: compile one block of each stage for all its equal blocks,
-    or unroll them; None scans except on a CPU (see resnet.create). remat: a name in stack.REMAT.
-    dtype: "float32" or "bfloat16" arithmetic; parameters and statistics are float32.
+    convolutions) replace the table's numbers. mask_token: whether `apply` takes a mask, see
+    layers.hide. drop_path: stochastic depth of the last block, linear from 0 at the first.
+    attention: what computes it, a name in ops.attention.IMPLEMENTATIONS; None for the best that is
+    to be had. scan: compile one block of each stage for all its equal blocks, or unroll them; None
+    scans except on a CPU (see resnet.create). remat: a name in stack.REMAT. dtype: "float32" or
+    "bfloat16" arithmetic; parameters and statistics are float32.
 
     Images of any size in multiples of 32. Tables of relative positions are made for the image size
     given to init and resampled for others. The "rw" variants norm the last map, which is `patches`,
@@ -315,7 +318,7 @@ def create(
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
     scan = jax.default_backend() != "cpu" if scan is None else scan
-    network = CoAtNet(row, drop_path, scan, remat, compute, attention)
+    network = CoAtNet(row, mask_token, drop_path, scan, remat, compute, attention)
     return Encoder(
         name=f"coatnet {variant}",
         width=row.dims[-1],

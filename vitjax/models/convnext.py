@@ -12,7 +12,7 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import DepthwiseConv, layer_norm, layer_scale, refuse_mask, require_key
+from vitjax.models.layers import DepthwiseConv, hide, layer_norm, layer_scale, require_key
 from vitjax.models.layers import drop_path as drop_samples
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
@@ -151,6 +151,7 @@ class ConvNeXt(nn.Module):
     size: Size
     patch: int
     last_norm_eps: float
+    mask_token: bool
     drop_path: float
     scan: bool
     remat: str
@@ -158,7 +159,6 @@ class ConvNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
-        refuse_mask("convnext", mask)
         require_key(self, train, drop_path=self.drop_path)
         smallest = 8 * self.patch
         for side in images.shape[1:3]:
@@ -169,6 +169,7 @@ class ConvNeXt(nn.Module):
                 )
         x = cut(images, self.size.dims[0], self.patch, dtype=self.dtype, name="stem_conv")
         x = keep_batch_sharded(layer_norm(x, dtype=self.dtype, name="stem_norm"))
+        x = hide(self, x, mask)
         maps = {"stem": x}
         for index, rates in enumerate(self._rates(train)):
             name = f"stage_{index + 1}"
@@ -214,6 +215,7 @@ def create(
     dims=None,
     patch=4,
     last_norm_eps=1e-6,
+    mask_token=False,
     drop_path=0.0,
     scan=None,
     remat="none",
@@ -226,7 +228,8 @@ def create(
     that side; at other sizes than its multiples some pixels at the right and the bottom are not
     seen. `pooled` is the last norm of the mean over the last map, `patches` the same norm at every
     position (as DINOv3 has it). last_norm_eps: of that norm (Hugging Face's files: 1e-12); the
-    others have 1e-6. drop_path: stochastic depth of the last block, linear from 0 at the first.
+    others have 1e-6. mask_token: whether `apply` takes a mask, see layers.hide. drop_path:
+    stochastic depth of the last block, linear from 0 at the first.
     scan: compile one block of each stage for all, or unroll them; parameters are stacked under
     "blocks" either way. None scans except on a CPU (see resnet.create). remat: a name in
     stack.REMAT. dtype: "float32" or "bfloat16" arithmetic; parameters are float32. Raises
@@ -247,7 +250,7 @@ def create(
         width=size.dims[-1],
         stride=8 * patch,
         layers=LAYERS,
-        network=ConvNeXt(size, patch, last_norm_eps, drop_path, scan, remat, compute),
+        network=ConvNeXt(size, patch, last_norm_eps, mask_token, drop_path, scan, remat, compute),
         macs=lambda image_size: _macs(size, patch, image_size),
     )
 

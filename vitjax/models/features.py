@@ -1,7 +1,7 @@
 """The contract between encoders and everything else: what goes in, what comes out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from vitjax.lookup import lookup
 
 # B batch, h x w grid of patches, N tokens, D width.
+
+
+NOISE = ("dropout", "drop_path")  # fields of a network that are rates of what it draws
 
 
 class Features(NamedTuple):
@@ -33,6 +36,16 @@ class Features(NamedTuple):
     tokens: jax.Array
 
 
+class Shape(NamedTuple):
+    """What an encoder makes of images of one size: numbers in `pooled` and in each of `patches`,
+    h x w patches, the name of their dtype."""
+
+    pooled: int
+    patches: int
+    grid: tuple[int, int]
+    dtype: str
+
+
 @dataclass(frozen=True)
 class Encoder:
     """An image encoder as a pair of pure functions.
@@ -42,10 +55,11 @@ class Encoder:
     module, which stays behind this class: __call__(images, train, mask, layers) -> Features, with
     the rng "dropout" and the collections "params" and "batch_stats". macs(image_size):
     multiply-adds of one forward pass of one image, without head. prefix: how many of
-    `Features.tokens` stand before the patches. attention(variables, images) -> float32
-    [B, heads, N, N], what each token of the last block takes from each (rows sum to 1), tokens
-    ordered as in `Features.tokens`; None for an encoder without attention. It holds all of that:
-    for a few images at a time.
+    `Features.tokens` stand before the patches. keeps: whether `apply` takes kept=. packs: whether
+    there is an `apply_packed`.
+    attention(variables, images) -> float32 [B, heads, N, N], what each token of the last block
+    takes from each (rows sum to 1), tokens ordered as in `Features.tokens`; None for an encoder
+    without attention. It holds all of that: for a few images at a time.
     """
 
     name: str
@@ -55,6 +69,8 @@ class Encoder:
     network: nn.Module
     macs: Callable[[int], int] = field(compare=False)
     prefix: int = 0
+    keeps: bool = False
+    packs: bool = False
     attention: Callable | None = field(default=None, compare=False)
 
     def init(self, key, image_size=224):
@@ -70,16 +86,38 @@ class Encoder:
             "stats": variables.get("batch_stats", {}),
         }
 
-    def apply(self, variables, images, train=False, key=None, mask=None, layers=()):
+    def shape(self, image_size) -> Shape:
+        """Nothing is computed. Raises ValueError for an image size the encoder cannot take."""
+
+        def features(key):
+            images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+            return self.apply(self.init(key, image_size), images)[0]
+
+        out = jax.eval_shape(features, jax.random.key(0))
+        _, h, w, width = out.patches.shape
+        return Shape(out.pooled.shape[-1], width, (h, w), out.pooled.dtype.name)
+
+    def still(self):
+        """The same encoder without dropout and stochastic depth: in training it draws nothing, and
+        BatchNorm still takes its statistics from the batch. For teachers."""
+        rates = {name: 0.0 for name in NOISE if hasattr(self.network, name)}
+        return replace(self, network=self.network.clone(**rates))
+
+    def apply(self, variables, images, train=False, key=None, mask=None, layers=(), kept=None):
         """Encode images. Returns (Features, stats); stats change only in training.
 
         images: [B, H, W, 3] float, normalised. key: for dropout and stochastic depth in training.
-        mask: [B, h, w] bool, True where a patch is hidden. layers: names out of `self.layers`.
+        mask: [B, h, w] bool on the grid of `Features.patches`, True where a patch is hidden: a
+        learned token stands there before the first block (ConvNets: in the output of the stem,
+        see layers.hide). layers: names out of `self.layers`. kept: int32 [B, n], the only patches
+        that are encoded, by their number in the grid; `patches` and maps are then [B, n, 1, D].
         Raises ValueError for unknown layers, for a mask without a mask token, for a missing key,
         and for an image size that does not fit.
         """
         for layer in layers:
             lookup(dict.fromkeys(self.layers), layer, "a name in layers=")
+        if kept is not None and not self.keeps:
+            raise ValueError(f"encoder.name {self.name} cannot encode a part of the patches alone")
         collections: dict[str, Any] = {"params": variables["params"]}
         if variables["stats"]:
             collections["batch_stats"] = variables["stats"]
@@ -89,7 +127,36 @@ class Encoder:
             train=train,
             mask=mask,
             layers=tuple(layers),
+            **({} if kept is None else {"kept": kept}),
             rngs=None if key is None else {"dropout": key},
             mutable=["batch_stats"] if train else [],
         )
         return features, updated.get("batch_stats", variables["stats"])
+
+    def apply_packed(self, variables, images, train=False, key=None, mask=None):
+        """Encode crops of several sizes of each image in one sequence of tokens.
+
+        images: a tuple of [B, k, H, W, 3]. mask: bool [B, k, h, w] for the crops of the first
+        member. Returns (a tuple of Features, of B * k crops each; stats): the numbers of `apply`
+        on each member, where nothing is drawn. Raises ValueError where the encoder cannot.
+        """
+        if not self.packs:
+            raise ValueError(
+                f"encoder.name {self.name} cannot pack crops into one sequence: set "
+                "objective.packed to False, or use a vit with a table of positions"
+            )
+        if mask is not None:
+            side = self.stride
+            others = sum(
+                x.shape[1] * (x.shape[2] // side) * (x.shape[3] // side) for x in images[1:]
+            )
+            seen = jnp.zeros((mask.shape[0], others), bool)
+            mask = jnp.concatenate([mask.reshape(mask.shape[0], -1), seen], axis=1)
+        features = self.network.apply(
+            {"params": variables["params"]},
+            tuple(images),
+            train=train,
+            mask=mask,
+            rngs=None if key is None else {"dropout": key},
+        )
+        return features, variables["stats"]

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vitjax.ops.batch import on_batch_shards
 
@@ -62,6 +63,30 @@ def layer_scale(module, x, start, name):
     module, given as `module`. start: the first value of all."""
     init = nn.initializers.constant(start)
     return x * module.param(name, init, x.shape[-1:]).astype(x.dtype)[(None,) * (x.ndim - 1)]
+
+
+def hide(module, x, mask):
+    """Put a learned token where the mask is True. Called inside a compact module, given as
+    `module`, whose field mask_token says whether there is one.
+
+    x: [B, H, W, C]. mask: bool [B, h, w] or None, h and w the grid of the last map: each of its
+    cells covers H / h x W / w places of x (the last ones more, where it does not divide), all of
+    which become the token. What convolutions before x have carried over the border of a cell stays.
+    Returns x's shape. Raises ValueError for a mask without a token, or of another grid.
+    """
+    if not module.mask_token:
+        if mask is not None:
+            raise ValueError("mask= needs a mask token: set encoder.mask_token to True")
+        return x
+    token = module.param("mask_token", nn.initializers.normal(0.02), x.shape[-1:])
+    if mask is None:
+        return x
+    if any(side < cells for side, cells in zip(x.shape[1:3], mask.shape[1:], strict=True)):
+        raise ValueError(f"mask has the grid {mask.shape[1:]}, finer than the map {x.shape[1:3]}")
+    for axis in (1, 2):
+        side, cells = x.shape[axis], mask.shape[axis]
+        mask = jnp.take(mask, np.minimum(np.arange(side) // (side // cells), cells - 1), axis=axis)
+    return jnp.where(mask[..., None], token.astype(x.dtype)[None, None, None], x)
 
 
 def refuse_mask(name, mask):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import refuse_mask
+from vitjax.models.layers import hide
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, Stage, rematerialise
 from vitjax.ops.batch import keep_batch_sharded
@@ -137,13 +137,13 @@ class ResNet(nn.Module):
     width: int  # channels of the stem
     stem: str
     zero_init: bool
+    mask_token: bool
     scan: bool
     remat: str
     dtype: Any
 
     @nn.compact
     def __call__(self, images, train=False, mask=None, layers=()):
-        refuse_mask("resnet", mask)
         block, lengths = VARIANTS[self.variant]
         shared = {
             "norm": self.norm,
@@ -153,7 +153,7 @@ class ResNet(nn.Module):
         }
         first = partial(rematerialise(block, self.remat, in_loop=False), **shared)
         rest = partial(rematerialise(block, self.remat, in_loop=self.scan), **shared)
-        x = self._stem(images, train)
+        x = hide(self, self._stem(images, train), mask)
         maps = {"stem": x}
         for index, length in enumerate(lengths):
             name, features, stride = f"stage_{index + 1}", self.width * 2**index, 2 - (index == 0)
@@ -179,6 +179,7 @@ def create(
     width=1,
     stem="imagenet",
     zero_init=True,
+    mask_token=False,
     scan=None,
     remat="none",
     dtype="float32",
@@ -188,7 +189,8 @@ def create(
     variant: depth, a name in VARIANTS. norm: "batch" or "group" (32 groups). width: multiplies
     every channel count (BiT's x3, arXiv:1912.11370). stem: "imagenet" (7x7 stride 2 and a max pool;
     stride 32 in all) or "small" (3x3 stride 1, no pool; stride 8, for images of 8 to 64 pixels).
-    zero_init: start the last norm of each block at scale 0. scan: compile one block of each stage
+    zero_init: start the last norm of each block at scale 0. mask_token: whether `apply` takes a
+    mask, see layers.hide. scan: compile one block of each stage
     for all its equal blocks, or unroll them; parameters are stacked under "blocks" either way. None
     scans except on a CPU, where XLA leaves the gradients of convolutions inside a loop to its
     slowest code (50 times slower in benchmarks/step.py). remat: a name in stack.REMAT. dtype:
@@ -212,7 +214,9 @@ def create(
         width=channels * 8 * block.EXPANSION,
         stride=stem_stride * 8,
         layers=LAYERS,
-        network=ResNet(str(variant), norm, channels, stem, zero_init, scan, remat, compute),
+        network=ResNet(
+            str(variant), norm, channels, stem, zero_init, mask_token, scan, remat, compute
+        ),
         macs=lambda image_size: _macs(block, lengths, channels, stem, image_size),
     )
 

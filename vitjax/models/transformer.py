@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from vitjax.models.attention import MultiHeadAttention
 from vitjax.models.layers import MLP, add_to_subset, drop_path, layer_norm, layer_scale
+from vitjax.models.packing import segments
 from vitjax.ops.batch import keep_batch_sharded
 
 # B batch, N tokens, D width.
@@ -29,12 +30,14 @@ class Form(NamedTuple):
 class Block(nn.Module):
     """Pre-norm transformer block (arXiv:2010.11929, eq. 2-3).
 
-    grid: see MultiHeadAttention. subset: share of the batch that each branch leaves out in
+    grid: see MultiHeadAttention. lengths: tokens of each of the parts of x, where these attend to
+    themselves alone. subset: share of the batch that each branch leaves out in
     training, see layers.add_to_subset.
     """
 
     form: Form
     grid: tuple[int, int] | None = None
+    lengths: tuple[int, ...] | None = None
     dropout: float = 0.0
     subset: float = 0.0
     train: bool = False
@@ -54,7 +57,9 @@ class Block(nn.Module):
             return layer_scale(self, branch, form.layer_scale, name)
 
         def attend(x):
-            return scaled(attention(layer_norm(x, name="norm1", **norm)), "layer_scale1")
+            apart = None if self.lengths is None else segments(self.lengths, x.shape[0])
+            y = attention(layer_norm(x, name="norm1", **norm), segments=apart)
+            return scaled(y, "layer_scale1")
 
         def transform(x):
             return scaled(mlp(layer_norm(x, name="norm2", **norm)), "layer_scale2")

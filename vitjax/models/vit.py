@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax.lookup import lookup
+from vitjax.models import packing
 from vitjax.models.attention import BIASES
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import ACTIVATIONS, check_whole_patches, embed_patches, require_key
+from vitjax.models.layers import (
+    ACTIVATIONS,
+    check_whole_patches,
+    embed_patches,
+    hide,
+    require_key,
+)
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.models.transformer import AttentionPool, Block, Form, weights_of
@@ -52,7 +59,7 @@ class ViT(nn.Module):
     local_norm_below: int
     stem: tuple[int, ...] | None
     stem_standardise: str
-    masked: bool
+    mask_token: bool
     dropout: float
     drop_path: float
     drop_path_form: str
@@ -60,15 +67,23 @@ class ViT(nn.Module):
     remat: str
 
     @nn.compact
-    def __call__(self, images, train=False, mask=None, layers=(), attend=False):
-        """Features, or with attend=True the attention weights of the last block instead."""
+    def __call__(self, images, train=False, mask=None, layers=(), attend=False, kept=None):
+        """Features, or with attend=True the attention weights of the last block instead. images may
+        be a tuple of crops [B, k, H, W, 3], packed into one sequence an image: then Features of
+        each of its members, for B * k crops."""
         require_key(self, train, dropout=self.dropout, drop_path=self.drop_path)
+        if isinstance(images, tuple):
+            return self._packed(images, train, mask)
         x = self._embed(images)
         grid = x.shape  # [B, h, w, D]
-        x = self._hide(x, mask)
+        x = hide(self, x, mask)  # before positions are added (arXiv:2106.08254)
         if self.positions != "rotary":
-            x = x + self._position_table(grid).astype(x.dtype)[None]
-        x = self._prepend(x.reshape(grid[0], -1, grid[-1]))  # [B, N, D]
+            x = x + self._position_tables([grid[1:3]])[0].astype(x.dtype)[None]
+        x = x.reshape(grid[0], -1, grid[-1])
+        if kept is not None:
+            x = jnp.take_along_axis(x, kept[:, :, None], axis=1)
+            grid = (grid[0], kept.shape[1], 1, grid[-1])
+        x = self._prepend(x)  # [B, N, D]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         first = keep_batch_sharded(x)
         turned = grid[1:3] if self.positions == "rotary" else None
@@ -110,49 +125,64 @@ class ViT(nn.Module):
         check_whole_patches(images, self.patch)
         return embed_patches(stem(images), 1, self.size.width, **embed)
 
-    def _hide(self, x, mask):
-        """Put the mask token where mask is True, before positions are added (arXiv:2106.08254)."""
-        if not self.masked:
-            if mask is not None:
-                raise ValueError("mask= needs a mask token: set encoder.mask_token to True")
-            return x
-        token = self.param("mask_token", nn.initializers.normal(0.02), (x.shape[-1],))
-        if mask is None:
-            return x
-        return jnp.where(mask[..., None], token.astype(x.dtype)[None, None, None], x)
-
-    def _position_table(self, grid):
-        _, h, w, width = grid
+    def _position_tables(self, grids):
+        """[h, w, D] for each (h, w) of grids."""
+        width = self.size.width
         if self.positions == "sincos":
-            return sincos_2d(h, w, width)
-        made = (h, w)
+            return [sincos_2d(h, w, width) for h, w in grids]
+        made = grids[0]
         if self.has_variable("params", "position_embedding"):
             made = self.get_variable("params", "position_embedding").shape[:2]
         table = self.param("position_embedding", self._position_init(), (*made, width))
-        return resample(table, h, w, self.resample)
+        return [resample(table, h, w, self.resample) for h, w in grids]
 
     def _position_init(self):
         return nn.initializers.normal(self.size.width**-0.5)
 
     def _prepend(self, x):
         """x: [B, h * w, D], positions added -> [class token, registers, patches]."""
-        tokens = []
+        before = self._prefix().astype(x.dtype)
+        return jnp.concatenate(
+            [jnp.broadcast_to(before, (x.shape[0], *before.shape[1:])), x], axis=1
+        )
+
+    def _prefix(self):
+        """Class token and registers: [1, prefix, D]."""
+        width, tokens = self.size.width, []
         if has_class(self.pool):
-            cls = self.param("cls", nn.initializers.zeros, (1, 1, x.shape[-1]))
+            cls = self.param("cls", nn.initializers.zeros, (1, 1, width))
             if self.class_position:
                 cls = cls + self.param("class_position", self._position_init(), cls.shape)
             tokens.append(cls)
         if self.registers:
-            shape = (1, self.registers, x.shape[-1])
+            shape = (1, self.registers, width)
             tokens.append(self.param("registers", nn.initializers.normal(0.02), shape))
-        tokens = [jnp.broadcast_to(t.astype(x.dtype), (x.shape[0], *t.shape[1:])) for t in tokens]
-        return jnp.concatenate([*tokens, x], axis=1)
+        return jnp.concatenate([*tokens, jnp.zeros((1, 0, width))], axis=1)
 
-    def _blocks(self, x, grid, train, collect):
-        """x: [B, N, D]. grid: see MultiHeadAttention. collect: also give every block's output."""
+    def _packed(self, images, train, mask):
+        strip, groups = packing.strip(images, self.patch)
+        embed = {"dtype": self.form.dtype, "name": "embedding"}
+        x = embed_patches(strip, self.patch, self.size.width, **embed)  # [B, n, 1, D]
+        x = hide(self, x, None if mask is None else mask[..., None])[:, :, 0]
+        tables = self._position_tables([(group.h, group.w) for group in groups])
+        x = x + packing.repeated(tables, groups).astype(x.dtype)[None]
+        prefix = prefix_tokens(self)
+        lengths = [(prefix + h * w,) * k for k, h, w in groups]
+        x = packing.pack(x, groups, self._prefix())
+        x = keep_batch_sharded(nn.Dropout(self.dropout, deterministic=not train)(x))
+        x, _ = self._blocks(x, None, train, collect=False, lengths=sum(lengths, ()))
+        norm = self._last_norm(prefix, False)
+        return tuple(
+            self._features(part, None, (part.shape[0], h, w, part.shape[-1]), (), norm)
+            for part, (_, h, w) in zip(packing.unpack(x, groups, prefix), groups, strict=True)
+        )
+
+    def _blocks(self, x, grid, train, collect, lengths=None):
+        """x: [B, N, D]. grid, lengths: see Block. collect: also give every block's output."""
         block = rematerialise(Block, self.remat, in_loop=self.scan)(
             self.form,
             grid=grid,
+            lengths=lengths,
             dropout=self.dropout,
             subset=self.drop_path if self.drop_path_form == "subset" else 0.0,
             train=train,
@@ -313,6 +343,8 @@ def create(
         network=network,
         macs=lambda image_size: _macs(network, image_size),
         prefix=prefix_tokens(network),
+        keeps=positions != "rotary",
+        packs=positions != "rotary" and stem is None and pool != "map" and not local_norm_below,
         attention=lambda variables, images: network.apply(
             {"params": variables["params"]}, images, attend=True
         ),

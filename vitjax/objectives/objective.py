@@ -17,6 +17,11 @@ class Objective:
     classify(params, extra, pooled [B, D]) -> logits [B, C] of the encoder's pooled features, by
         the same weights; None where the objective has no classes.
     head(params, extra) -> params of the `heads.classifier` that classifies; None like `classify`.
+    expect: what the first losses should be and why, on one line, said as a run starts.
+    alarm(step, metrics) -> what is wrong and what to change, on one line, or "". metrics: means
+        since the last log line by name, None where there was none.
+    flops(views) -> floating point operations of one image, forward and backward; views: what the
+        loss takes, as ShapeDtypeStructs. None: three times those of the encoder's forward pass.
     """
 
     init: Callable
@@ -25,3 +30,6 @@ class Objective:
     encoder_variables: Callable
     classify: Callable | None = None
     head: Callable | None = None
+    expect: str = ""
+    alarm: Callable[[int, dict], str] = lambda step, metrics: ""
+    flops: Callable | None = None

@@ -75,8 +75,8 @@ def train_views(
     method, antialias: of resizing, see `resampling`. A label of -1 becomes a row of zeros. Raises
     ValueError for a bad setting.
     """
-    jitter = _jitter_strengths(color_jitter)
-    _check_common(size, method, mean, std, dtype)
+    jitter = jitter_strengths(color_jitter)
+    check_common(size, method, mean, std, dtype)
     distorted = None if policy is None else _policy(policy)
     _check_train(classes, area, ratio, crop, pad, erasing, erasing_mode, mixup, cutmix, mix_mode)
 
@@ -123,8 +123,8 @@ def eval_views(
     dtype="float32",
 ):
     """{"image": [B, size, size, 3] of `dtype`, "label": int32 [B]}: `center_crop`, normalised."""
-    _check_common(size, method, mean, std, dtype)
-    _expect(0 < crop <= 1, "crop", crop, "a number in (0, 1]")
+    check_common(size, method, mean, std, dtype)
+    expect(0 < crop <= 1, "crop", crop, "a number in (0, 1]")
     images = center_crop(batch, size, crop, method, antialias)
     return {"image": cropped_view(images, mean, std, dtype), "label": batch["label"]}
 
@@ -151,50 +151,50 @@ def eval_crop(batch, *, size, crop=0.875, method="cubic", antialias=True):
     return out
 
 
-def _expect(condition, key, given, expected):
+def expect(condition, key, given, expected):
     if not condition:
         raise ValueError(f"views.{key} is {given!r}; expected {expected}")
 
 
-def _check_common(size, method, mean, std, dtype):
-    _expect(isinstance(size, int) and size > 0, "size", size, "a positive number of pixels")
-    _expect(method in KERNELS, "method", method, f"one of {sorted(KERNELS)}")
-    _expect(len(mean) == 3, "mean", mean, "three numbers in 0..1")
-    _expect(len(std) == 3 and min(std) > 0, "std", std, "three positive numbers in 0..1 units")
-    _expect(dtype in ("float32", "bfloat16", "float16"), "dtype", dtype, "a float type's name")
+def check_common(size, method, mean, std, dtype):
+    expect(isinstance(size, int) and size > 0, "size", size, "a positive number of pixels")
+    expect(method in KERNELS, "method", method, f"one of {sorted(KERNELS)}")
+    expect(len(mean) == 3, "mean", mean, "three numbers in 0..1")
+    expect(len(std) == 3 and min(std) > 0, "std", std, "three positive numbers in 0..1 units")
+    expect(dtype in ("float32", "bfloat16", "float16"), "dtype", dtype, "a float type's name")
 
 
 def _check_train(classes, area, ratio, crop, pad, erasing, erasing_mode, mixup, cutmix, mix_mode):
-    _expect(classes >= 0, "classes", classes, "a number of classes, 0 for none")
-    _expect(len(area) == 2 and 0 < area[0] <= area[1] <= 1, "area", area, "0 < low <= high <= 1")
-    _expect(len(ratio) == 2 and 0 < ratio[0] <= ratio[1], "ratio", ratio, "0 < low <= high")
-    _expect(crop in ("resized", "none", "pad"), "crop", crop, "'resized', 'none' or 'pad'")
-    _expect(isinstance(pad, int) and pad >= 0, "pad", pad, "a number of pixels >= 0")
-    _expect(0 <= erasing <= 1, "erasing", erasing, "a probability")
-    _expect(erasing_mode in ("noise", "zero"), "erasing_mode", erasing_mode, "'noise' or 'zero'")
-    _expect(mixup >= 0, "mixup", mixup, "the a of Beta(a, a), 0 for none")
-    _expect(cutmix >= 0, "cutmix", cutmix, "the a of Beta(a, a), 0 for none")
-    _expect(mix_mode in ("batch", "example"), "mix_mode", mix_mode, "'batch' or 'example'")
+    expect(classes >= 0, "classes", classes, "a number of classes, 0 for none")
+    expect(len(area) == 2 and 0 < area[0] <= area[1] <= 1, "area", area, "0 < low <= high <= 1")
+    expect(len(ratio) == 2 and 0 < ratio[0] <= ratio[1], "ratio", ratio, "0 < low <= high")
+    expect(crop in ("resized", "none", "pad"), "crop", crop, "'resized', 'none' or 'pad'")
+    expect(isinstance(pad, int) and pad >= 0, "pad", pad, "a number of pixels >= 0")
+    expect(0 <= erasing <= 1, "erasing", erasing, "a probability")
+    expect(erasing_mode in ("noise", "zero"), "erasing_mode", erasing_mode, "'noise' or 'zero'")
+    expect(mixup >= 0, "mixup", mixup, "the a of Beta(a, a), 0 for none")
+    expect(cutmix >= 0, "cutmix", cutmix, "the a of Beta(a, a), 0 for none")
+    expect(mix_mode in ("batch", "example"), "mix_mode", mix_mode, "'batch' or 'example'")
 
 
 def _policy(section):
     """(image, key) -> image, from the name of a policy and its settings."""
     expected = f"None, or a name and its settings: {', '.join(POLICIES)}"
-    _expect(isinstance(section, Mapping) and "name" in section, "policy", section, expected)
+    expect(isinstance(section, Mapping) and "name" in section, "policy", section, expected)
     settings = dict(section)
     function = lookup(POLICIES, settings.pop("name"), "views.policy.name")
     known = list(inspect.signature(function).parameters)[2:]  # behind image and key
     wrong = sorted(set(settings) - set(known))
     expected = f"settings of {section['name']}, which has no {', '.join(wrong)}"
-    _expect(not wrong, "policy", dict(section), expected)
+    expect(not wrong, "policy", dict(section), expected)
     return functools.partial(function, **settings)
 
 
-def _jitter_strengths(given):
+def jitter_strengths(given):
     """(brightness, contrast, saturation, hue) from one strength, three, or four."""
     strengths = (given,) * 3 if isinstance(given, (int, float)) else tuple(given)
     expected = "a strength >= 0, or three, or four with a hue of at most 0.5"
-    _expect(len(strengths) in (3, 4) and min(strengths) >= 0, "color_jitter", given, expected)
+    expect(len(strengths) in (3, 4) and min(strengths) >= 0, "color_jitter", given, expected)
     strengths += (0.0,) * (4 - len(strengths))
-    _expect(strengths[3] <= 0.5, "color_jitter", given, expected)
+    expect(strengths[3] <= 0.5, "color_jitter", given, expected)
     return strengths

@@ -7,6 +7,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 BATCH_AXES = ("replica", "data")
+PROTOTYPE_AXES = ("data", "model")
 HEAD_AXIS = "model"
 
 
@@ -38,6 +39,18 @@ def on_batch_shards(function, x, *whole):
         return function(x, *whole)
     specs = (P(axes), *(P() for _ in whole))
     return jax.shard_map(function, in_specs=specs, out_specs=P(axes))(x, *whole)
+
+
+def keep_prototypes_sharded(x):
+    """Cut the last dimension of x, one entry per prototype, over `data` and `model`, and nothing
+    else: each device holds its prototypes, and the logits of all samples for those alone.
+
+    x: [..., K]. What moves between devices is then the few numbers of a sample before the last
+    layer, and sums over prototypes; never a row of logits. Unchanged where `keep_batch_sharded`
+    does nothing, or the axes do not divide K.
+    """
+    axes = _dividing(PROTOTYPE_AXES, x.shape[-1])
+    return jax.lax.with_sharding_constraint(x, P(*(None,) * (x.ndim - 1), axes)) if axes else x
 
 
 def on_shards(function, arrays, places, out, *, heads):
@@ -74,6 +87,11 @@ def _automatic_axes():
 
 def _batch_axes(batch):
     """The axes of the ambient mesh that cut the batch; none where they cannot."""
+    return _dividing(BATCH_AXES, batch)
+
+
+def _dividing(names, size):
+    """Those of the names that the ambient mesh has; none where they do not divide the size."""
     automatic = _automatic_axes()
-    axes = tuple(name for name in BATCH_AXES if name in automatic)
-    return () if batch % math.prod(automatic[name] for name in axes) else axes
+    axes = tuple(name for name in names if name in automatic)
+    return () if size % math.prod(automatic[name] for name in axes) else axes

@@ -155,41 +155,54 @@ def create(
     steps,
     schedule=None,
     weight_decay=0.0,
+    weight_decay_final=None,
     decay=None,
     lr_multipliers=(),
     layer_decay=None,
     freeze=(),
+    late=(),
     clip_norm=None,
+    clip_each=False,
     **settings,
 ):
     """(optax transformation, schedule step -> rate) for parameters in a plain nested dict.
 
     name: in OPTIMIZERS; settings: the keyword arguments of that function. lr: the peak rate. steps:
     updates in the run. schedule: {"name": in SCHEDULES, "warmup_steps": ..., ...}, cosine
-    when None. decay: rules whose value multiplies weight_decay, 0 where none matches (DECAY when
-    None). lr_multipliers: rules, 1 where none matches. layer_decay: see `rules.layer_rates`.
+    when None. weight_decay_final: where decay goes from weight_decay, half a cosine over the run;
+    None leaves it. decay: rules whose value multiplies weight_decay, 0 where none matches (DECAY
+    when None). lr_multipliers: rules, 1 where none matches. layer_decay: see `rules.layer_rates`.
     freeze: regular expressions; those parameters get updates of exactly zero and have no moments,
-    nor a part in the norm. clip_norm: of the global gradient norm; None clips nothing.
+    nor a part in the norm. late: rules whose value is a number of updates; so long the rate of
+    those parameters is 0, while their moments go on (DINOv2's last layer). clip_norm: of the
+    global gradient norm; None clips nothing. clip_each: that of each part alone, as the encoder and
+    each head.
 
     update needs params. Paths of the state end with those of the parameters. Raises ValueError
     for bad values here, and in init for a rule that matches no parameter.
     """
     make = lookup(OPTIMIZERS, name, "optimizer.name")
-    _check(weight_decay, layer_decay, clip_norm)
+    _check(weight_decay, weight_decay_final, layer_decay, clip_norm)
     rate = schedules.create(**{"name": "cosine", **(schedule or {})}, lr=lr, steps=steps)
     decay_rules = compiled(DECAY if decay is None else decay, "decay")
     multipliers = compiled(lr_multipliers, "lr_multipliers")
+    delays = compiled(late, "late")
     frozen = [pattern for pattern, _ in compiled([(f, 0) for f in freeze], "freeze")]
 
     def is_frozen(name, _):
         return any(pattern.search(name) for pattern in frozen)
 
-    moments = make(_add_decay(weight_decay, decay_rules), **settings)
+    wd = weight_decay
+    if weight_decay_final is not None:
+        wd = schedules.between(weight_decay, weight_decay_final, steps)
+    moments = make(_add_decay(wd, decay_rules), **settings)
     if clip_norm is not None:
-        moments = optax.chain(optax.clip_by_global_norm(clip_norm), moments)
+        clip = _clip_each if clip_each else optax.clip_by_global_norm
+        moments = optax.chain(clip(clip_norm), moments)
     inner = optax.chain(
         optax.masked(moments, lambda tree: map_named(lambda *leaf: not is_frozen(*leaf), tree)),
         _scale_by_name(multipliers, layer_decay),
+        *([_delay(delays)] if delays else []),
         optax.scale_by_learning_rate(rate),
         optax.masked(optax.set_to_zero(), lambda tree: map_named(is_frozen, tree)),
     )
@@ -197,6 +210,7 @@ def create(
     def init(params):
         known = names(params)
         rules = {"lr_multipliers": [pattern for pattern, _ in multipliers], "freeze": frozen}
+        rules["late"] = [pattern for pattern, _ in delays]
         if weight_decay or decay is not None:
             rules["decay"] = [pattern for pattern, _ in decay_rules]
         for key, patterns in rules.items():
@@ -215,9 +229,11 @@ def create(
     return optax.GradientTransformation(init, update), rate
 
 
-def _check(weight_decay, layer_decay, clip_norm):
-    if not weight_decay >= 0:
-        raise ValueError(f"optimizer.weight_decay is {weight_decay}; expected a number >= 0")
+def _check(weight_decay, weight_decay_final, layer_decay, clip_norm):
+    decays = {"weight_decay": weight_decay, "weight_decay_final": weight_decay_final}
+    for key, value in decays.items():
+        if value is not None and not value >= 0:
+            raise ValueError(f"optimizer.{key} is {value}; expected a number >= 0")
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ValueError(f"optimizer.layer_decay is {layer_decay}; expected None or 0 < it <= 1")
     if clip_norm is not None and not clip_norm > 0:
@@ -225,11 +241,57 @@ def _check(weight_decay, layer_decay, clip_norm):
 
 
 def _add_decay(weight_decay, rules):
-    def add(name, u, p):
-        factor = weight_decay * first_match(rules, name, 0.0)
-        return u + factor * p if factor else u
+    """weight_decay: a number, or a function of the number of updates done."""
 
-    return optax.stateless(lambda updates, params: map_named(add, updates, params))
+    def added(updates, params, amount):
+        def add(name, u, p):
+            factor = first_match(rules, name, 0.0)
+            return u + amount * factor * p if factor else u
+
+        return map_named(add, updates, params)
+
+    if not callable(weight_decay):
+        rules = rules if weight_decay else ()
+        return optax.stateless(lambda updates, params: added(updates, params, weight_decay))
+    return _counted(lambda updates, params, count: added(updates, params, weight_decay(count)))
+
+
+def _delay(rules):
+    """No updates of the parameters that a rule names before its number of them is done."""
+
+    def delayed(updates, params, count):
+        def scale(name, u):
+            steps = first_match(rules, name, 0.0)
+            return jnp.where(count >= steps, u, jnp.zeros_like(u)) if steps else u
+
+        return map_named(scale, updates)
+
+    return _counted(delayed)
+
+
+def _counted(function):
+    """A transformation by function(updates, params, updates done)."""
+
+    def update(updates, state, params):
+        return function(updates, params, state.count), optax.ScaleByScheduleState(state.count + 1)
+
+    def init(params):
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _clip_each(norm):
+    """Each part of the parameters (the first name in a path) clipped to the norm by itself."""
+
+    def one(tree):
+        share = norm / jnp.maximum(optax.tree.norm(tree), norm)
+        return jax.tree.map(lambda u: u * share, tree)
+
+    def clip(updates, params):
+        return {part: one(tree) for part, tree in updates.items()}
+
+    return optax.stateless(clip)
 
 
 def _scale_by_name(multipliers, layer_decay):

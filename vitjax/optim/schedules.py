@@ -82,6 +82,17 @@ def rsqrt(*, lr, steps, warmup_steps=0, timescale=10_000, cooldown_steps=0, fina
     return rate
 
 
+def between(start, end, steps):
+    """Half a cosine from start at step 0 to end at the last of `steps`, without a warm-up: step ->
+    float32. For what is not a rate, such as decay (arXiv:2104.14294, sec. 3.2)."""
+
+    def value(step):
+        curve = 0.5 + 0.5 * jnp.cos(jnp.pi * _progress(_float(step), steps, 0))
+        return end + (start - end) * curve
+
+    return value
+
+
 SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear, "rsqrt": rsqrt}
 
 

@@ -1,12 +1,14 @@
 """Which axis of each parameter is cut over which axis of the mesh, by name.
 
 A rule is (regular expression, axes): it is searched for in the "/"-joined path of the array, the
-first match wins, and its axes belong to the LAST dimensions, so that a stack of blocks (a leading
-layer axis) needs no rule of its own. Optimizer moments and weight averages carry the path of their
-parameter inside their own, so the same rules place them. After the rules, FSDP cuts the largest
+first match wins, and its axes belong to the LAST dimensions (a tuple of names cuts one over
+several), so that a stack of blocks (a leading layer axis) needs no rule of its own. Optimizer
+moments and weight averages carry the path of their parameter inside their own, so the same rules
+place them. After the rules, FSDP cuts the largest
 dimension that is still whole over `data`.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -17,12 +19,17 @@ from jax.sharding import PartitionSpec as P
 # Megatron's cut (arXiv:1909.08053, sec. 3): heads and hidden units by column, then by row, one
 # reduction per branch.
 TENSOR_RULES = (
+    # Prototypes [b, K] or [K] lie where their logits are made (ops.batch), never whole anywhere.
+    (r"(prototypes/(kernel|scale)|centre/.*(mean|sum))$", (("data", "model"),)),
     (r"(query|key|value)/kernel$", ("model", None)),  # [D, H, Dh]
     (r"(query|key|value)/bias$", ("model", None)),  # [H, Dh]
     (r"attention/out/kernel$", ("model", None, None)),  # [H, Dh, D]
     (r"mlp/(up|gate)/kernel$", ("model",)),  # [D, M]
     (r"mlp/(up|gate)/bias$", ("model",)),  # [M]
     (r"mlp/down/kernel$", ("model", None)),  # [M, D]
+    # The hidden layers of heads on prototypes: cut over `model`, gradients are wrong on a 2 x 2 x 2
+    # mesh (jax 0.10.2, CPU; test_dinov2 holds the case).
+    (r"_head/(hidden_\d+|bottleneck|out)/", ()),
     (r"head/.*kernel$", ("model",)),  # [D, C]
     (r"conv[^/]*/kernel$", ("model",)),  # [kh, kw, Cin, Cout]; not the depth-wise [kh, kw, 1, C]
     (r".*", ()),
@@ -50,14 +57,12 @@ def spec(
     if axes is None:
         raise ValueError(f"no sharding rule matches {path!r}: end sharding.rules with ('.*', ())")
     axes = (None,) * (len(shape) - len(axes)) + tuple(axes)[max(0, len(axes) - len(shape)) :]
-    cut = [
-        axis if axis is not None and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(axes, shape, strict=True)
-    ]
+    cut = [_dividing(axis, size, mesh) for axis, size in zip(axes, shape, strict=True)]
+    taken = {axis for entry in cut for axis in names_of(entry)}
     elements = 1
     for size in shape:
         elements *= size
-    if fsdp and mesh.shape["data"] > 1 and elements >= min_size and "data" not in cut:
+    if fsdp and mesh.shape["data"] > 1 and elements >= min_size and "data" not in taken:
         first = 1 if STACKED.search(path) else 0
         free = [
             i
@@ -67,6 +72,22 @@ def spec(
         if free:
             cut[max(free, key=lambda i: shape[i])] = "data"
     return P(*cut)
+
+
+def _dividing(axis, size: int, mesh: Mesh):
+    """The axis, or those of several that are more than one device; None where they do not divide
+    the size, or there is nothing to cut."""
+    several = tuple(name for name in names_of(axis) if mesh.shape[name] > 1)
+    if not several or size % math.prod(mesh.shape[name] for name in several):
+        return None
+    return several if len(several) > 1 else several[0]
+
+
+def names_of(axis) -> tuple[str, ...]:
+    """The mesh axes of one entry of a rule: None, a name, or a tuple of names."""
+    if axis is None:
+        return ()
+    return axis if isinstance(axis, tuple) else (axis,)
 
 
 def shardings(tree, mesh: Mesh, *, parameters: str = "fsdp", rules=(), min_size: int = 2**14):
@@ -80,8 +101,8 @@ def shardings(tree, mesh: Mesh, *, parameters: str = "fsdp", rules=(), min_size:
             f"sharding.parameters={parameters!r} is unknown: use 'fsdp' or 'replicated'"
         )
     for _, axes in rules:
-        for axis in axes:
-            if axis is not None and axis not in mesh.shape:
+        for axis in (name for entry in axes for name in names_of(entry)):
+            if axis not in mesh.shape:
                 raise ValueError(
                     f"sharding.rules names mesh axis {axis!r}; valid: {', '.join(mesh.shape)}"
                 )

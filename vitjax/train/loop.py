@@ -28,9 +28,10 @@ def run(config, workdir) -> dict[str, float]:
     Raises ValueError (one line) for what the user can mend, and Preempted after a signal.
     """
     settings = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    recipe, mesh, splits, experiment, every, rounds, keep = start.prepare(settings)
+    prepared = start.prepare(settings)
+    recipe, resolved, mesh, splits, experiment, every, rounds, keep = prepared
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-        folder = Workdir(workdir, settings)
+        folder = Workdir(workdir, resolved)
         stack.callback(folder.close)
         checkpoints = checkpoint.Checkpoints(folder.path / "checkpoints", **keep)
         stack.callback(checkpoints.close)
@@ -48,7 +49,10 @@ def run(config, workdir) -> dict[str, float]:
         rounds.progress = terminal.evaluating
         terminal.line(report.parameter_table(state.params))
         terminal.line(report.headline(recipe, experiment, splits, first))
-        reporter = report.Reporter(writer, terminal, clock, every.log, last)
+        for line in report.notes(settings["objective"], recipe.objective, experiment.objective):
+            terminal.line(line)
+        alarm = experiment.objective.alarm
+        reporter = report.Reporter(writer, terminal, clock, every.log, last, alarm)
         # A run that was told to leave, or failed, as a round was due makes up for it.
         missed = (
             first > 0 and every.due("evaluate", first, last) and rounds.affordable(first == last)

@@ -10,7 +10,14 @@ from vitjax import config as config_lib
 # the images are read may change when it goes on.
 IDENTITY = (
     *("seed", "batch_size", "accumulate", "precision", "encoder", "objective", "data", "views"),
-    *("input.canvas", "input.shuffle", "optimizer", "init_from", *config_lib.DURATIONS),
+    *(
+        "input.canvas",
+        "input.shuffle",
+        "optimizer",
+        "init_from",
+        "teacher_from",
+        *config_lib.DURATIONS,
+    ),
 )
 # Within those, what changes where or how fast, not what.
 NEUTRAL = ("data.data_dir", "data.path", "encoder.scan", "encoder.remat")
@@ -32,7 +39,8 @@ class Recipe:
     checkpoint: every_<unit>, keep, best (a metric), minimise. log: every_steps.
     mesh: sharding.make_mesh. sharding: sharding.shardings. precision: auto, float32 or bfloat16
     (compute; parameters are float32). accumulate: micro-batches per update. init_from: workdir of
-    the run to start from.
+    the run to start from. teacher_from: workdir of the run whose weight average, heads and all, is
+    the frozen teacher that objective.teacher describes.
     """
 
     batch_size: int
@@ -56,6 +64,7 @@ class Recipe:
     accumulate: int = 1
     seed: int = 0
     init_from: str | None = None
+    teacher_from: str | None = None
 
     def __post_init__(self):
         for key in ("batch_size", "accumulate"):

@@ -3,6 +3,7 @@
 import importlib
 import math
 import statistics
+from collections.abc import Callable, Mapping
 
 import jax
 from absl import logging
@@ -21,9 +22,17 @@ class Reporter:
     row.
     """
 
-    def __init__(self, writer: Writer, terminal: Terminal, clock: Clock, every: int, last: int):
+    def __init__(
+        self,
+        writer: Writer,
+        terminal: Terminal,
+        clock: Clock,
+        every: int,
+        last: int,
+        alarm: Callable[[int, dict], str] = lambda step, metrics: "",
+    ):
         self.writer, self.terminal, self.clock = writer, terminal, clock
-        self.every, self.last = every, last
+        self.every, self.last, self.alarm, self._alarmed = every, last, alarm, ""
         self._skips, self._window, self._pending = SkipCounter(), [], None
 
     def step(self, step: int, values: dict) -> None:
@@ -51,6 +60,16 @@ class Reporter:
         self.writer.write(step, mean | speed | memory() | self.clock.goodput())
         self.terminal.step(step, mean, speed)
         self._window.clear()
+        self._worry(step, mean)
+
+    def _worry(self, step: int, mean: dict) -> None:
+        """Say what the objective finds wrong, once for as long as it goes on."""
+        numbers = {name.removeprefix("train/"): value for name, value in mean.items()}
+        said = self.alarm(step, numbers)
+        kind = said.partition(":")[0] + said.partition(";")[2]
+        if said and kind != self._alarmed:
+            self.terminal.line(f"step {step}: {said}")
+        self._alarmed = kind
 
     def _mean(self, name: str) -> float | None:
         """Mean over the steps whose value is finite, None without any; the rate is the latest."""
@@ -113,6 +132,16 @@ def headline(recipe, experiment, splits, first: int) -> str:
         f"{recipe.batch_size} images {start}; {splits['train'].info.name}: {sizes}; mesh {shape}; "
         f"{experiment.flops / 1e9:.3g} GFLOP per image"
     )
+
+
+def notes(given: Mapping, resolved: Mapping, objective) -> list[str]:
+    """What the sizes of data and batch decided, and what the first loss should be."""
+    filled = {key: value for key, value in resolved.items() if key not in given}
+    lines = []
+    if filled:
+        said = ", ".join(f"{key}={value}" for key, value in filled.items())
+        lines.append(f"from the sizes of data and batch: {said} (each an objective.* to set)")
+    return lines + ([objective.expect] if objective.expect else [])
 
 
 def parameter_table(params) -> str:

@@ -14,7 +14,7 @@ from vitjax import config as config_lib
 from vitjax import models, objectives
 from vitjax.models.features import Encoder
 from vitjax.objectives import Objective
-from vitjax.ops import augment
+from vitjax.ops import augment, multicrop
 from vitjax.optim import optimizer, schedules
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.sharding import rules
@@ -24,6 +24,8 @@ from vitjax.train.state import State, init_state
 from vitjax.train.step import make_step
 
 LOG_STEPS = 50
+# What `views.name` says; without one, the first.
+VIEWS = {"single": augment.train_views, "multicrop": multicrop.multicrop}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,7 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
     train_examples: images in the train split, for durations in epochs.
     """
     mesh_lib.check_batch(recipe.batch_size, mesh, recipe.accumulate)
+    recipe = resolve(recipe, train_examples)
     steps = run_steps(recipe, train_examples)
     dtype = compute_dtype(recipe.precision)
     size = recipe.views.get("size")
@@ -108,8 +111,32 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
         ),
         frozen=frozen_encoder(encoder, objective, views, placed, mesh),
         steps=steps,
-        flops=6.0 * encoder.macs(size),
+        flops=flops_of(objective, encoder, views["train"], batch_target(recipe, mesh)),
     )
+
+
+def resolve(recipe: Recipe, train_examples: int) -> Recipe:
+    """The recipe with what follows from the sizes of its data and batch written out: durations of
+    the objective in steps, and its presets (objectives.PRESETS)."""
+    section, sizes = dict(recipe.objective), {"batch_size": recipe.batch_size}
+    for phase in objectives.DURATIONS:
+        length, section = config_lib.steps_of(
+            section, phase, "objective.", examples=train_examples, **sizes
+        )
+        if length is not None:
+            section[f"{phase}steps"] = length
+    if "name" in section:
+        steps = run_steps(recipe, train_examples)
+        section |= objectives.preset(section, steps=steps, examples=train_examples, **sizes)
+    return dataclasses.replace(recipe, objective=section)
+
+
+def flops_of(objective: Objective, encoder: Encoder, views: Callable, batch) -> float:
+    """Floating point operations of one image, forward and backward."""
+    shapes = jax.eval_shape(views, batch, jax.random.key(0))
+    if objective.flops is not None:
+        return objective.flops(shapes)
+    return 6.0 * encoder.macs(shapes["image"].shape[1])
 
 
 def trace(recipe: Recipe, experiment: Experiment) -> None:
@@ -195,9 +222,9 @@ def make_views(recipe: Recipe, dtype: str) -> dict[str, Callable]:
     """
     classes = recipe.objective.get("classes", 0)
     shared = {key: recipe.views[key] for key in ("size", "mean", "std") if key in recipe.views}
-    train = functools.partial(
-        config_lib.call, augment.train_views, recipe.views, "views", classes=classes, dtype=dtype
-    )
+    section = {"name": next(iter(VIEWS))} | dict(recipe.views)
+    given = {"dtype": dtype} | ({"classes": classes} if section["name"] == "single" else {})
+    train = functools.partial(config_lib.call_named, VIEWS, section, "views", **given)
     evaluate = functools.partial(
         config_lib.call,
         augment.eval_views,

@@ -26,9 +26,11 @@ STREAM = ("split", "batch_size", "seed", "start", "process_index", "process_coun
 
 
 class Prepared(NamedTuple):
-    """All that a config asks for. keep: what its `checkpoint` says beside the interval."""
+    """All that a config asks for. settings: the config with what follows from the sizes of its data
+    written out. keep: what its `checkpoint` says beside the interval."""
 
     recipe: Recipe
+    settings: dict
     mesh: Mesh
     splits: dict[str, splits_lib.Split]
     experiment: Experiment
@@ -47,12 +49,14 @@ def prepare(settings: dict) -> Prepared:
         check(recipe)
         mesh = config_lib.call(mesh_lib.make_mesh, recipe.mesh, "mesh", devices=jax.devices())
         splits = open_splits(recipe)
+        recipe = setup.resolve(recipe, len(splits["train"]))
+        settings = settings | {"objective": dict(recipe.objective)}
         with jax.set_mesh(mesh):
             experiment = setup.build(recipe, mesh, train_examples=len(splits["train"]))
             setup.trace(recipe, experiment)
         every, evaluate, keep = setup.intervals(recipe, len(splits["train"]))
         rounds = Rounds(recipe, experiment, splits, **evaluate)
-    return Prepared(recipe, mesh, splits, experiment, every, rounds, keep)
+    return Prepared(recipe, settings, mesh, splits, experiment, every, rounds, keep)
 
 
 def check(recipe: Recipe) -> None:
@@ -60,6 +64,11 @@ def check(recipe: Recipe) -> None:
     source = config_lib.named(sources.SOURCES, recipe.data, "data")
     config_lib.check(splits_lib.open_splits, recipe.data, "data", given=("split",), beyond=source)
     config_lib.check(pipeline.train_batches, recipe.input, "input", given=STREAM)
+    if ("teacher" in recipe.objective) != (recipe.teacher_from is not None):
+        raise config_lib.ConfigError(
+            "config keys teacher_from and objective.teacher: a frozen teacher needs both, a run "
+            "without one neither"
+        )
     for name, settings in recipe.evaluators.items():
         evaluator = lookup(evaluators.EVALUATORS, name, "config key evaluators")
         if isinstance(settings, Mapping):
@@ -114,9 +123,29 @@ def first_state(
         logging.info("going on from step %d", step)
         return state, position
     state = experiment.init()
-    if recipe.init_from is None:
-        return state, None
-    return adopt(recipe, state, experiment.target), None
+    if recipe.init_from is not None:
+        state = adopt(recipe, state, experiment.target)
+    if recipe.teacher_from is not None:
+        state = taught(recipe.teacher_from, state, experiment.target)
+    return state, None
+
+
+def taught(path: str, state: State, target: State) -> State:
+    """The state with the weight average of another run as its frozen teacher. Raises ValueError,
+    naming them, where arrays are missing or of another shape."""
+    average = {"ema": target.extra["teacher"], "ema_stats": target.extra["teacher_stats"]}
+    arrays, differences = checkpoint.restore_parameters(
+        path, {"extra": average}, key="teacher_from"
+    )
+    lacking = {kind: names for kind, names in differences.items() if kind != "unexpected"}
+    if lacking:
+        raise ValueError(
+            f"teacher_from={path!r} is not what objective.teacher says: "
+            f"{checkpoint.summary(lacking)}"
+        )
+    found = arrays["extra"]
+    teacher = {"teacher": found["ema"], "teacher_stats": found["ema_stats"]}
+    return state._replace(extra=dict(state.extra) | teacher)
 
 
 def mover(recipe: Recipe):

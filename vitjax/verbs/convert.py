@@ -2,7 +2,9 @@
 
 Without --to, --out is a run's folder, for `vitjax evaluate`, `vitjax features` and init_from. With
 it, --out is a folder that the other project loads: model.safetensors with its JSON files
-(huggingface, timm, torchvision), model.npz (big_vision) or model.stablehlo.
+(huggingface, timm, torchvision), model.npz (big_vision) or model.stablehlo. --to training is a
+run's whole training state but for the optimizer: student, teacher, heads, step; converted again
+without --to it is a run's folder to go on from with init_from.
 """
 
 import argparse
@@ -13,7 +15,7 @@ from absl import logging
 
 from vitjax import config as config_lib
 from vitjax import interop
-from vitjax.interop import files, runs, stablehlo
+from vitjax.interop import files, runs, stablehlo, training
 from vitjax.interop.model import Model
 from vitjax.train import workdir
 from vitjax.verbs import arguments
@@ -28,7 +30,9 @@ def run(argv: list[str]) -> None:
         "weights", help=".safetensors, .npz, .pth, a Hugging Face folder, or a run's folder"
     )
     parser.add_argument("--out", required=True, help="a new folder")
-    parser.add_argument("--to", choices=[*interop.PROJECTS, "stablehlo"], help="whose files")
+    parser.add_argument(
+        "--to", choices=[*interop.PROJECTS, "stablehlo", "training"], help="whose files"
+    )
     parser.add_argument("--layout", help="whose names the weights have, where more than one fits")
     parser.add_argument("--image_size", type=int, help="pixels per side of the images to come")
     parser.add_argument(
@@ -40,6 +44,11 @@ def run(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv)
     files.require_new(args.out)
+    if args.to == "training" or (args.to is None and training.is_state(args.weights)):
+        move = training.load if args.to is None else training.save
+        with config_lib.one_line():
+            print(f"{move(args.weights, args.out)} -> {args.out}", file=sys.stderr)
+        return
     if args.to is None and runs.is_run(args.weights):
         raise ValueError(f"{args.weights} is a run of ours already: say --to which project")
     verbosity = logging.get_verbosity()

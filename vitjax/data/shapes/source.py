@@ -31,6 +31,9 @@ TEXTURES = ("random", "class", "conflict")
 C = len(FIGURES)
 TILT = 25  # degrees to either side
 SMALLEST = 4  # pixels of a thing's longer side
+# Drawing takes milliseconds: as many examples as fit here are drawn once for all epochs.
+KEPT_BYTES = 2**28
+KEPT_PER_PIXEL = 9  # bytes: image, mask, part, depth
 
 
 def open_shapes(
@@ -85,6 +88,8 @@ class ShapesSource:
     scale: tuple[float, float]
     distractors: int
 
+    drawn: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
     lacking: ClassVar = ()
     annotations: ClassVar = ("mask", "part", "depth", "points")
     parts: ClassVar = PARTS  # part p of a map is parts[p - 1]
@@ -111,6 +116,17 @@ class ShapesSource:
         """
         if not 0 <= index < self.examples:
             raise IndexError(f"example {index} of {self.examples}")
+        if index in self.drawn:
+            return dict(self.drawn[index])
+        example = self._draw(index)
+        if (len(self.drawn) + 1) * KEPT_PER_PIXEL * self.size**2 <= KEPT_BYTES:
+            for value in example.values():
+                if isinstance(value, np.ndarray):
+                    value.setflags(write=False)
+            self.drawn[index] = example
+        return dict(example)
+
+    def _draw(self, index):
         label, told = int(index) % C, None
         if self.texture != "random":
             # A conflict brings every ordered pair of classes equally often.
