@@ -60,6 +60,7 @@ def test_a_view_depends_on_its_example_and_epoch_alone():
     assert np.abs(whole["global"][:, 0] - whole["global"][:, 1]).max() > 0.05
 
 
+@pytest.mark.slow
 def test_the_number_of_local_crops_changes_no_crop():
     batch = batch_of()
     three, one = views(batch), views(batch, local_crops=1)
@@ -92,14 +93,15 @@ def test_grey_and_solarize_strike_as_often_as_said_and_where():
     settings = PLAIN | {"grey": 0.2, "solarize": (0.0, 0.4, 0.0)}
     flat = np.broadcast_to(np.asarray([250, 200, 140], np.uint8), (rows, S, S, 3))
     out = views(batch_of(rows, image=flat), **settings)
-    crops = np.concatenate([out["global"], out["local"][:, :1]], axis=1)
-    first = 255 * crops[:, :, 2, 2]  # [rows, crops, 3]
+    pixels = [out["global"][:, :, 2, 2], out["local"][:, :1, 2, 2]]
+    first = 255 * np.concatenate(pixels, axis=1)  # [rows, crops, 3]
     grey = np.ptp(first, axis=-1) < 1
     np.testing.assert_allclose(grey.mean(axis=0), 0.2, atol=0.08)
     solarized = first[..., 0] < 60
     np.testing.assert_allclose(solarized.mean(axis=0), [0.0, 0.4, 0.0], atol=0.09)
 
 
+@pytest.mark.slow
 def test_gram_crops_are_the_global_boxes_larger_and_as_they_are():
     batch = batch_of()
     plain = views(batch, gram_size=18, **PLAIN)

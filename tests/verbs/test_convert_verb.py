@@ -113,7 +113,8 @@ def averaged(settings, tmp_path_factory):
     kept = {"stats": {}, "ema_stats": {}, "ema": {k: average[k] for k in ("encoder", "head")}}
     params = {k: latest[k] for k in ("encoder", "head")}
     checkpoints = checkpoint.Checkpoints(run / "checkpoints")
-    checkpoints.save(3, {"params": params, "extra": kept}, {}, {})
+    state = {"step": np.int32(3), "params": params, "extra": kept}
+    checkpoints.save(3, state, {}, {})
     checkpoints.close()
     return run, average
 

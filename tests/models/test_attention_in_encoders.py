@@ -26,7 +26,11 @@ def test_a_projection_is_flaxs_dense_general_from_its_first_values_on(inputs, ou
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("vit", VIT), ("coatnet", COATNET | {"depths": (1, 1, 1, 1)})]
+    ("name", "settings"),
+    [
+        ("vit", VIT),
+        pytest.param("coatnet", COATNET | {"depths": (1, 1, 1, 1)}, marks=pytest.mark.slow),
+    ],
 )
 def test_the_kernel_gives_an_encoder_the_numbers_of_the_reference(name, settings, fill):
     """On a CPU the kernel is interpreted."""
