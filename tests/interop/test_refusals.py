@@ -152,3 +152,77 @@ def test_the_original_mae_is_timms_encoder_with_a_decoder_left_behind():
 def test_a_setting_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="'hads' is unknown; did you mean 'heads'"):
         interop.read(named({}), hads=4)
+
+
+def test_a_config_beside_a_file_is_read_as_in_its_folder(tmp_path):
+    """Unless it is another project's."""
+    spec, variables = made(**VIT | {"heads": 2})
+    interop.save(spec, variables, "timm", tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    for place in (file.parent, file):
+        settings = interop.load(place)[0].spec.settings()
+        assert (settings["heads"], settings["activation"]) == (2, "gelu_tanh")
+    (tmp_path / "out" / "config.json").write_text('{"heads": "many", "pool": 3}')
+    assert interop.load(file, heads=2)[0].spec.settings()["activation"] == "gelu"
+
+
+def test_registers_leave_for_timm_with_the_class_position_in_the_token():
+    """timm's table has no rows for registers then: no_embed_class, as reg4_dinov2."""
+    spec, variables = made(**CLS | {"registers": 2, "layer_scale": 0.1})
+    tensors, files = interop.write(spec, variables, "timm")
+    encoder = variables["encoder"]
+    np.testing.assert_array_equal(tensors["cls_token"], encoder["cls"] + encoder["class_position"])
+    assert tensors["pos_embed"].shape == (1, 16, 64)
+    assert files["config.json"]["model_args"]["no_embed_class"] is True
+    model, again = interop.read(tensors, "timm", heads=4)
+    images = np.random.RandomState(1).normal(size=(1, 16, 16, 3)).astype("float32")
+    got, want = model.apply(again, images), interop.build(spec).apply(variables, images)
+    np.testing.assert_allclose(got[0], want[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "config", "line"),
+    [
+        (CLS, {"global_pool": "avg"}, "global_pool='avg', over patches beside a class token"),
+        (CLS, {"model_args": {"global_pool": "avg"}}, "beside a class token"),
+        (VIT | {"pool": "map", "registers": 2}, {"global_pool": "map"}, "leaves registers out"),
+        (CLS, {"pretrained_cfg": {"input_size": 3}}, "says nothing usable of the images"),
+    ],
+)
+def test_what_timm_pools_otherwise_is_refused(tmp_path, encoder, config, line):
+    tensors, _ = interop.write(*made(**encoder), "timm")
+    with pytest.raises(ValueError, match=line):
+        interop.load(folder(tmp_path, tensors, architecture="vit_tiny", **config))
+
+
+def test_a_missing_tensor_is_named_whatever_it_is():
+    tensors, _ = interop.write(*made(**CLS), "timm")
+    del tensors["blocks.1.norm1.weight"]
+    with pytest.raises(ValueError, match=r"missing: blocks\.1\.norm1\.weight"):
+        interop.read(tensors, "timm", heads=4)
+
+
+@pytest.mark.parametrize(
+    ("layout", "encoder", "line"),
+    [
+        ("timm", {"pool": "map", "activation": "swiglu", "layer_scale": 0.1}, "with a gate"),
+        ("dinov2", {"pool": "cls", "activation": "gelu", "qk_norm": True}, "qk_norm=True"),
+        ("timm", {"variant": "R26+S/32", "stem_standardise": "deviation"}, "stem_standardise"),
+        ("big_vision", {"variant": "R26+S/32", "stem_standardise": "variance"}, "stem_standardise"),
+    ],
+)
+def test_what_a_project_cannot_say_is_refused_by_its_setting(layout, encoder, line):
+    size = 32 if "variant" in encoder else 16
+    settings = {"class_position": encoder.get("pool") == "cls"}
+    spec = Spec(VIT | settings | encoder, classes=0, image_size=size)
+    variables = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, "float32"), interop.build(spec).shapes()
+    )
+    with pytest.raises(ValueError, match=line):
+        interop.write(spec, variables, layout)
+
+
+def test_biases_of_keys_in_a_dinov3_file_are_not_dropped_unseen():
+    tensors = {"storage_tokens": np.zeros((1, 2, 8)), "blocks.0.attn.qkv.bias": np.ones(24)}
+    with pytest.raises(ValueError, match="biases of keys"):
+        interop.read(tensors, "dinov3")

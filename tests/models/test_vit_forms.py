@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitjax import models
-from vitjax.models.layers import MLP, add_to_subset
+from vitjax.models.layers import MLP, add_to_subset, subset_group
 
 TINY = {"variant": "mu/4", "depth": 2, "width": 16, "mlp": 24, "heads": 2, "positions": "sincos"}
 IMAGES = jnp.asarray(np.random.default_rng(3).normal(size=(2, 8, 12, 3)), jnp.float32)
@@ -188,6 +188,19 @@ def test_a_branch_on_a_subset_keeps_the_mean_and_leaves_the_rest_alone():
     assert abs(kept.mean(0) - 19 / 32).max() < 0.3  # every sample has its turn
     one = add_to_subset(lambda part: part, x[:1], 0.9, KEY)
     np.testing.assert_allclose(one, 2 * x[:1], rtol=1e-6)  # at least one of each group
+
+
+@pytest.mark.parametrize("batch", [100, 36, 30, 50, 7, 33, 1023, 64])
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.4])
+def test_a_subset_leaves_out_the_share_it_was_told_or_says_so(batch, rate):
+    try:
+        group, kept = subset_group(batch, rate)
+    except ValueError as error:
+        assert f"batch of {batch} with drop_path_form='subset'" in str(error)
+        assert all(batch % n or n < 10 for n in range(1, 33))
+        return
+    assert batch % group == 0 and group <= 32
+    assert abs(1 - kept / group - rate) <= 0.05
 
 
 def test_the_subset_form_computes_less(fill):

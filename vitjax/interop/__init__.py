@@ -50,7 +50,13 @@ def recognise(tensors: Tensors, layout: str | None = None) -> tuple[str, str, Sp
         for family, table in LAYOUTS[name].items():
             prepared = table.prepare(dict(tensors))
             shapes = {key: tuple(tensor.shape) for key, tensor in prepared.items()}
-            spec = table.recognise(shapes)
+            try:
+                spec = table.recognise(shapes)
+            except IndexError as error:
+                raise ValueError(
+                    f"a tensor has fewer dimensions than layout {name} gives it ({family}): no "
+                    "such file is known"
+                ) from error
             if spec is not None:
                 found.append((name, family, spec, prepared))
     if not found:
@@ -119,7 +125,12 @@ def _fit(layout, family, spec, tensors, encoder, config, preprocessing) -> Loade
     """The tensors of a file that was recognised, in the model that it and its settings describe."""
     table = LAYOUTS[layout][family]
     if config:
-        spec = table.configure(spec, config)
+        try:
+            spec = table.configure(spec, config)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"config.json beside the weights has a value of the wrong kind: {error!r}"
+            ) from error
     known = inspect.signature(models.ENCODERS[spec.encoder["name"]]).parameters
     for key in encoder:
         lookup(known, key, f"a setting of encoder.name {spec.encoder['name']}")

@@ -214,11 +214,18 @@ def root_of(tensors: Tensors, tower: str | None, file: Path) -> Tensors:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
+DESCRIBES = {"architecture", "architectures", "model_type"}  # keys of timm and Hugging Face
+
+
 def settings_beside(path) -> tuple[dict, dict]:
-    """(config.json, preprocessor_config.json) of a folder of weights; {} where there is none."""
-    folder = Path(path)
+    """(config.json, preprocessor_config.json) of a folder of weights, or beside a file of them; {}
+    where there is none. Beside a file another project's config.json may lie: it is left alone."""
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
     found = [folder / name for name in (SETTINGS, PREPROCESSOR)]
     config, preprocessor = (_read_json(file) if file.is_file() else {} for file in found)
+    if not path.is_dir() and not DESCRIBES & config.keys():
+        return {}, {}
     return config, preprocessor
 
 
@@ -286,7 +293,12 @@ def image_size_of(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) ->
         isinstance(config.get("pretrained_cfg"), Mapping)
         and "input_size" in config["pretrained_cfg"]
     ):
-        return config["pretrained_cfg"]["input_size"][-1]
+        size = config["pretrained_cfg"]["input_size"]
+        if not isinstance(size, list) or not size or not isinstance(size[-1], int):
+            raise ValueError(
+                f"{SETTINGS} beside the weights says nothing usable of the images: input_size {size}"
+            )
+        return size[-1]
     given = SILENT | preprocessor
     key = "crop_size" if given["do_center_crop"] and "crop_size" in given else "size"
     return None if given[key] is None else _side(given[key])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -97,8 +98,9 @@ def require(spec: Spec, layout: str, **settings: Sequence) -> None:
 
 
 def blocks_of(shapes: Mapping[str, Shape], template: str) -> int:
-    """How many consecutive indices from 0 `template` ("blocks.{}.norm1.weight") has in a file."""
-    count = 0
-    while template.format(count) in shapes:
-        count += 1
-    return count
+    """How many blocks a file has, by the numbers in its names: one more than the highest, so that a
+    tensor that is missing is missed by name. template: "blocks.{}.norm1.weight"."""
+    before, _, behind = template.partition("{}")
+    number = re.compile(re.escape(before) + r"(\d+)" + re.escape(behind[:1]))
+    found = (number.match(name) for name in shapes)
+    return max((int(match[1]) + 1 for match in found if match), default=0)

@@ -122,6 +122,7 @@ def _table(project: str, names: Names, spec: Spec) -> list[Rule]:
                 f"{project} has no ResNet before a ViT: encoder.variant="
                 f"{spec.settings()['variant']!r}; use --to timm or big_vision"
             )
+        require(spec, project, stem_standardise=("variance",))
         stem = bit.postact_rules("encoder/stem", BACKBONE, shape.stem, "timm")
     return vit_names.rules(spec, names, shape.depth) + stem
 
@@ -150,6 +151,7 @@ SAYS = {
         "activation": ("gelu", "swiglu"),
         "biases": ("all", "none"),
         "norm_eps": EPS,
+        "qk_norm": (False,),
         "prefix_norm": (False,),
     },
     "dinov3": {},
@@ -187,6 +189,17 @@ def _configure_timm(spec: Spec, config: Mapping) -> Spec:
     """What the architecture and its arguments say that no tensor does."""
     settings, name = dict(spec.encoder), str(config.get("architecture", ""))
     given = config["model_args"] if isinstance(config.get("model_args"), Mapping) else {}
+    pool = given.get("global_pool", config.get("global_pool"))
+    if settings["pool"] == "cls" and pool == "avg":
+        raise ValueError(
+            "config.json has global_pool='avg', over patches beside a class token: no encoder here "
+            "has both and one vector"
+        )
+    if settings["pool"] == "map" and settings["registers"] and not given.get("pool_include_prefix"):
+        raise ValueError(
+            "config.json has attention pooling that leaves registers out (pool_include_prefix): "
+            "encoder.pool='map' takes them in"
+        )
     if name in HEADS:
         settings["heads"] = HEADS[name]
     if "num_heads" in given:
@@ -324,6 +337,11 @@ def _prepare_dinov3(tensors: Tensors) -> Tensors:
             tensor = np.nan_to_num(tensor * tensors[f"{name}_mask"])
         if not name.endswith("qkv.bias_mask"):
             masked[name] = tensor
+    for name in masked if "storage_tokens" in masked else ():
+        if name.endswith("qkv.bias") and np.any(np.split(np.asarray(masked[name]), 3)[1]):
+            raise ValueError(
+                f"{name} has biases of keys, which DINOv3 masks: no such file is known"
+            )
     return masked
 
 

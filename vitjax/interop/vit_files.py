@@ -35,7 +35,7 @@ def timm_files(spec: Spec) -> dict[str, dict]:
         "global_pool": pools[settings["pool"]],
         "fc_norm": False,
         "pool_include_prefix": settings["pool"] == "map",
-        "no_embed_class": not settings["class_position"],
+        "no_embed_class": not settings["class_position"] or settings["registers"] > 0,
         "reg_tokens": settings["registers"],
     }
     if settings["activation"] == "gelu_tanh":

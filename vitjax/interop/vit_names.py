@@ -90,6 +90,8 @@ TIMM = Names(
     class_row=False,
 )
 DINOV2 = TIMM._replace(
+    query_norm=None,
+    key_norm=None,
     packed="mlp.w12",
     packed_down="mlp.w3",
     head=None,
@@ -184,6 +186,11 @@ CLASS_AND_POSITIONS = Form(
     lambda tensor, shapes: (tensor[:, :1], tensor[:, 1:].reshape(shapes[1])),
     lambda arrays: np.concatenate([arrays[0], POSITIONS.write(arrays[1:])], axis=1),
 )
+# Written as one token, read as that token at no position: the same sum.
+FOLDED = Form(
+    lambda tensor, shapes: (tensor.reshape(shapes[0]), np.zeros(shapes[1], tensor.dtype)),
+    lambda arrays: arrays[0] + arrays[1],
+)
 BELOW_ZERO = Form(
     lambda tensor, shapes: (tensor[:, 1:].reshape(shapes[0]),),
     lambda arrays: np.pad(POSITIONS.write(arrays), [(0, 0), (1, 0), (0, 0)]),
@@ -246,7 +253,12 @@ def pair(ours: str, theirs: str, form: Form | None = None) -> list[Rule]:
 def tokens(spec: Spec, settings: dict, names: Names, body: str) -> list[Rule]:
     """Class token, registers, mask token and positions."""
     found = []
-    if has_class(settings["pool"]):
+    # timm's table would have rows for registers too: the class token takes its position in.
+    fold = settings["class_position"] and settings["registers"] and not names.class_row
+    if fold:
+        ours = ("encoder/cls", "encoder/class_position")
+        found.append(Rule(ours, body + names.cls, FOLDED))
+    elif has_class(settings["pool"]):
         found.append(Rule("encoder/cls", body + names.cls, SAME))
     if settings["registers"]:
         found.append(Rule("encoder/registers", body + named(names, "registers"), SAME))
@@ -264,7 +276,7 @@ def tokens(spec: Spec, settings: dict, names: Names, body: str) -> list[Rule]:
         fixed = POSITIONS.write([np.asarray(sincos_2d(side, side, width))])
         above = names.class_row and has_class(settings["pool"])
         found.append(constant(place, np.pad(fixed, [(0, 0), (int(above), 0), (0, 0)])))
-    elif settings["class_position"]:
+    elif settings["class_position"] and not fold:
         found.append(Rule(("encoder/class_position", table), place, CLASS_AND_POSITIONS))
     else:
         found.append(Rule(table, place, BELOW_ZERO if names.class_row else POSITIONS))
@@ -277,6 +289,11 @@ def pooling(settings: dict, names: Names, body: str) -> list[Rule]:
         return []
     if names.registers != TIMM.registers:
         raise ValueError("the layout has no attention pooling: encoder.pool='map', use --to timm")
+    if settings["activation"] == "swiglu":
+        raise ValueError(
+            "the layout has no attention pooling with a gate: encoder.activation='swiglu' with "
+            "encoder.pool='map' cannot be written"
+        )
     ours, theirs = "encoder/attention_pool", body + "attn_pool"
     key, value = f"{ours}/attention/key", f"{ours}/attention/value"
     return [

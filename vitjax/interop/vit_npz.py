@@ -85,6 +85,7 @@ def rules(spec: Spec) -> list[Rule]:
         *layer("encoder/norm", "Transformer/encoder_norm", "scale"),
     ]
     if shape.stem is not None:
+        require(spec, "big_vision", stem_standardise=("deviation",))
         found += bit.postact_rules("encoder/stem", "", shape.stem, "big_vision")
     if has_class(settings["pool"]):
         found.append(Rule("encoder/cls", "cls", SAME))

@@ -1,6 +1,5 @@
 """Small layers that several encoders share."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -169,7 +168,25 @@ def drop_path(x, rate, key):
     return jnp.where(alive, x / keep.astype(x.dtype), 0.0)
 
 
-SUBSET_GROUP = 32  # samples that a subset is drawn from; as long as it stays on one device, free
+SUBSET_GROUP = 32  # samples that a subset is drawn from at most
+SUBSET_OFF = 0.05  # by which a rate may be missed
+
+
+def subset_group(batch, rate):
+    """(samples in a group, those kept of them): of the divisors of the batch up to SUBSET_GROUP the
+    largest of those that come nearest to the rate. Raises ValueError where it is missed by more
+    than SUBSET_OFF; a single sample is always kept."""
+    divisors = [n for n in range(1, SUBSET_GROUP + 1) if batch % n == 0]
+    found = [(n, max(1, round(n * (1 - rate)))) for n in divisors]
+    group, kept = min(found, key=lambda pair: (abs(1 - pair[1] / pair[0] - rate), -pair[0]))
+    left_out = 1 - kept / group
+    if batch > 1 and abs(left_out - rate) > SUBSET_OFF:
+        raise ValueError(
+            f"encoder.drop_path={rate} of a batch of {batch} with drop_path_form='subset' would be "
+            f"{left_out:.2f}: take a batch_size with a divisor from 10 to {SUBSET_GROUP}, or "
+            "drop_path_form='sample'"
+        )
+    return group, kept
 
 
 def add_to_subset(branch, x, rate, key):
@@ -177,13 +194,13 @@ def add_to_subset(branch, x, rate, key):
     arXiv:2304.07193, sec. 5): what is dropped is not computed.
 
     x: [B, ...]. rate: share of the samples left out, a Python number below 1. The batch is seen as
-    groups of up to 32 neighbours, so that nothing has to move between devices and no mesh changes
-    the draw; in each group the same number of samples, at least one, is drawn without replacement,
-    and what they add is scaled to keep the mean.
+    groups of neighbours (`subset_group`), so that nothing has to move between devices and no mesh
+    changes the draw; in each group the same number of samples, at least one, is drawn without
+    replacement, and what they add is scaled to keep the mean. Raises ValueError where no group
+    leaves out nearly that share.
     """
     B, rest = x.shape[0], x.shape[1:]
-    group = math.gcd(B, SUBSET_GROUP)
-    kept = max(1, round(group * (1 - rate)))
+    group, kept = subset_group(B, rate)
     order = jnp.argsort(jax.random.uniform(key, (B // group, group)), axis=1)[:, :kept]
     grouped = x.reshape(B // group, group, *rest)
     index = order.reshape(order.shape + (1,) * len(rest))
