@@ -296,7 +296,8 @@ def image_size_of(config: Mapping[str, Any], preprocessor: Mapping[str, Any]) ->
         size = config["pretrained_cfg"]["input_size"]
         if not isinstance(size, list) or not size or not isinstance(size[-1], int):
             raise ValueError(
-                f"{SETTINGS} beside the weights says nothing usable of the images: input_size {size}"
+                f"{SETTINGS} beside the weights says nothing usable of the images: "
+                f"input_size {size}"
             )
         return size[-1]
     given = SILENT | preprocessor
