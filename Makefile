@@ -25,7 +25,7 @@ slow: $(VENV)/installed
 # Beside the original implementations, with random weights: torch, torchvision, timm, transformers.
 parity: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-parity.txt
-	VITJAX_TEST_OPTIMISED=1 $(BIN)/python -m pytest -m parity tests/interop tests/ops
+	VITJAX_TEST_OPTIMISED=1 $(BIN)/python -m pytest -m parity -n 2 --dist loadscope tests/interop tests/ops
 
 # Compiled for TPUs that are not here.
 pods: $(VENV)/installed

@@ -152,7 +152,7 @@ def test_big_vision_names_come_in_and_go_out_with_the_tanh_gelu(timm):
     assert model.spec.preprocessing.mean == (0.5, 0.5, 0.5)
     agree(original, model, variables, 2 * originals.images(12, batch=2), [0, 1, 2])
     originals.comes_back(tensors, "big_vision")
-    with pytest.raises(ValueError, match=r"^timm has no mixer with encoder.activation='gelu_tanh'"):
+    with pytest.raises(ValueError, match=r"^timm has no mixer"):
         interop.write(model.spec, variables, "timm")
 
 
