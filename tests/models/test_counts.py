@@ -10,6 +10,10 @@ CLASS = {"pool": "cls", "class_position": True}
 SCALED = {"layer_scale": 1e-5, "mask_token": True}
 DINOV3 = {"pool": "cls", "positions": "rotary", "biases": "query_value", "registers": 4} | SCALED
 
+TIMM_DINOV3 = {key: DINOV3[key] for key in ("pool", "positions", "registers", "layer_scale")}
+TIMM_DINOV3 |= {"biases": "none"}
+GIANT = 1_136_486_912
+
 
 def vit(variant, **settings):
     return "vit", {"variant": variant} | settings
@@ -45,10 +49,13 @@ TABLE = [
     (vit("B/16", **CLASS), 224, 1000, 0, 86_567_656),
     (vit("L/16", **CLASS), 224, 1000, 0, 304_326_632),
     (vit("H/14", **CLASS), 224, 1000, 0, 632_045_800),
+    (vit("S/32", **CLASS), 224, 1000, 0, 22_878_952),
+    (vit("B/32", **CLASS), 224, 1000, 0, 88_224_232),
     (vit("S/16", pool="cls", layer_scale=1e-6), 224, 1000, 0, 22_059_496),  # DeiT III
     (vit("B/16", pool="cls", layer_scale=1e-6), 224, 1000, 0, 86_585_320),
     (vit("L/16", pool="cls", layer_scale=1e-6), 224, 1000, 0, 304_374_760),
     (vit("R50+B/16", **CLASS), 224, 0, 0, 97_890_112),
+    (vit("R50+B/16", **CLASS), 224, 1000, 0, 98_659_112),
     (vit("R26+S/32", **CLASS), 224, 1000, 0, 36_431_912),
     (vit("R50+L/32", **CLASS), 224, 1000, 0, 328_994_856),
     (vit("So400m/14", pool="map"), 224, 0, 0, 427_680_704),
@@ -57,6 +64,13 @@ TABLE = [
     (vit("B/14", **CLASS, **SCALED), 518, 0, 0, 86_580_480),
     (vit("L/14", **CLASS, **SCALED, registers=4), 518, 0, 0, 304_372_736),
     (vit("dino-g/14", **CLASS, **SCALED, activation="swiglu"), 518, 0, 0, 1_136_480_768),
+    (vit("L/14", **CLASS, **SCALED), 518, 0, 0, 304_368_640),
+    (vit("S/14", **CLASS, **SCALED, registers=4), 518, 0, 0, 22_058_112),
+    (vit("B/14", **CLASS, **SCALED, registers=4), 518, 0, 0, 86_583_552),
+    (vit("dino-g/14", **CLASS, **SCALED, registers=4, activation="swiglu"), 518, 0, 0, GIANT),
+    (vit("L/14", **CLASS, layer_scale=1e-5), 518, 0, 0, 304_367_616),  # timm's have no mask token
+    (vit("L/14", pool="cls", layer_scale=1e-5, registers=4), 518, 0, 0, 304_370_688),
+    (vit("7B/16", **TIMM_DINOV3, activation="swiglu"), 224, 0, 0, 6_716_030_976),
     (vit("S/16", **DINOV3), 224, 0, 0, 21_601_152 - 12 * 384),
     (vit("S+/16", **DINOV3, activation="swiglu"), 224, 0, 0, 28_697_472 - 12 * 384),
     (vit("B/16", **DINOV3), 224, 0, 0, 85_660_416),
@@ -114,6 +128,7 @@ TABLE = [
     (of("coatnet", "3_rw"), 224, 11_821, 0, 181_805_305),  # the classes of its weights
     # the papers (Neural Computation 1(4), 1989; torchvision's form of arXiv:1404.5997)
     (of("classic", "zip1989"), 16, 10, 0, 9_760),
+    (of("classic", "lenet5"), 32, 0, 0, 60_000),  # less its output layer
     (of("classic", "alexnet"), 224, 1000, 0, 61_100_840),
 ]
 
