@@ -13,7 +13,7 @@ from vitjax.objectives.assignment import Centre
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.sharding import rules
 
-B, S, K, b = 8, 12, 1024, 256
+B, S, K, b = 16, 12, 1024, 256  # B is no number of devices: see the arrays of a mesh
 VIT = {"name": "vit", "variant": "Ti/4", "width": 16, "depth": 1, "mlp": 24, "heads": 2}
 VIT |= {"pool": "cls", "mask_token": True, "scan": False}
 SETTINGS = {
