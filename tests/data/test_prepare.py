@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from vitjax.data import gather, shards, writing
+from vitjax.data.prepare import prepare_digits
+from vitjax.data.records import open_tfds
 from vitjax.data.shards import ShardSource
 from vitjax.verbs import prepare
 
@@ -179,6 +181,20 @@ def test_parquet_with_image_bytes(tmp_path, here):
     found = contents(tmp_path / "out", "validation")
     assert list(found.values()) == [(label, jpeg(i)) for i, label in enumerate((0, 1, 1, 0))]
     assert ShardSource("validation", path=tmp_path / "out").info.names == CLASSES
+
+
+def test_a_tfds_data_set_keeps_splits_names_and_bytes(tmp_path, monkeypatch):
+    in_process(monkeypatch)
+    monkeypatch.setattr(gather, "SHARD_EXAMPLES", 700)
+    prepare_digits(tmp_path / "tfds")
+    source = f"tfds:vitjax_digits/random@{tmp_path / 'tfds'}"
+    prepare.run([source, "--out", str(tmp_path / "out")])
+    original = open_tfds("test", dataset="vitjax_digits/random", data_dir=tmp_path / "tfds")
+    written = ShardSource("test", path=tmp_path / "out")
+    assert written.info.names == original.info.names
+    assert len(ShardSource("train", path=tmp_path / "out")) == 1797 - len(original)
+    for index in (0, 7, len(original) - 1):
+        assert written[index] == original[index]
 
 
 def test_images_are_shrunk_turned_and_kept_as_pixels():
