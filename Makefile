@@ -16,11 +16,11 @@ run: $(VENV)/installed
 	$(BIN)/python -m vitjax.main --config configs/digits_vit.py --workdir $(WORKDIR)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto --dist loadscope
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
 # What is too slow for every change: kills, several processes, whole archives.
 slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadscope --no-loadscope-reorder
 
 # Beside the original implementations, with random weights: torch, torchvision, timm, transformers.
 parity: $(VENV)/installed

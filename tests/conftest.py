@@ -2,6 +2,7 @@
 
 import copy
 import os
+import tempfile
 
 import jax
 import pytest
@@ -16,6 +17,14 @@ if "VITJAX_TEST_OPTIMISED" not in os.environ:
             "--xla_llvm_disable_expensive_passes=true",
         ]
     )
+# Most tests of a run compile the same step. What one process of the suite compiled, the others and
+# those that tests start read; CI keeps it for its groups.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="compiled.")  # removed at exit, by its maker alone
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

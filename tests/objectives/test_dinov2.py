@@ -147,8 +147,42 @@ def test_every_mesh_gives_the_loss_of_one_device_and_none_holds_all_prototypes(b
         sharded,
         grads,
     )
-    arrays = re.findall(r"f32\[([\d,]+)\]", program.as_text())
-    assert arrays and not any(str(K) in shape.split(",") for shape in arrays)
+    assert none_has(program, K)
+
+
+def none_has(program, size):
+    """Whether no array on a device has a dimension of that size."""
+    arrays = re.findall(r"[fs]\d+\[([\d,]+)\]", program.as_text())
+    return arrays and not any(str(size) in shape.split(",") for shape in arrays)
+
+
+@pytest.mark.slow
+def test_131072_prototypes_are_nowhere_whole():
+    """Compiled, not run: each of 2 x 2 x 2 devices holds a quarter of them and of their logits."""
+    many = 131_072
+    objective = create(targets="sinkhorn", prototypes=many, head_bottleneck=64)
+    start = jax.eval_shape(objective.init, jax.random.key(0))
+    used = {}
+    for name, sizes in {"one": {"data": 1}, "all": MESHES["all"]}.items():
+        mesh = mesh_lib.make_mesh(**sizes, devices=jax.devices()[: 1 if name == "one" else 8])
+        with jax.set_mesh(mesh):
+            places = rules.shardings(start, mesh)
+            batch = jax.sharding.NamedSharding(mesh, mesh_lib.BATCH)
+            step = jax.jit(
+                jax.value_and_grad(objective.loss, has_aux=True),
+                out_shardings=((None, (None, places[1])), places[0]),
+            )
+            target = jax.tree.map(placed, start, places)
+            views = jax.tree.map(lambda x, place=batch: placed(x, place), views_of())
+            program = step.lower(*target, views, jax.random.key(1), 0).compile()
+        memory = program.memory_analysis()
+        used[name] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        assert none_has(program, many) == (name == "all")
+    assert used["all"] < used["one"] / 3, used
+
+
+def placed(x, place):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
 def test_micro_batches_give_the_loss_of_the_whole_where_the_mathematics_allows(balanced):
@@ -160,8 +194,8 @@ def test_micro_batches_give_the_loss_of_the_whole_where_the_mathematics_allows(b
     loss, step = jax.jit(objective.loss), jnp.int32(1)
     want, (_, whole) = loss(params, extra, views_of(), jax.random.key(1), step)
     values, kept = [], extra
-    for part in range(2):
-        rows = jax.tree.map(lambda x, part=part: x[part::2], views_of())
+    for part in range(4):
+        rows = jax.tree.map(lambda x, part=part: x[part::4], views_of())
         value, (_, kept) = loss(params, kept, rows, jax.random.key(1), step)
         values.append(value)
     np.testing.assert_allclose(np.mean(values), want, rtol=1e-5)
