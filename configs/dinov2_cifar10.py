@@ -18,6 +18,7 @@ from vitjax.config import parse_arg, smoke
 class Args:
     path: str = "cifar10.tar.xz"
     encoder: str = "vit"
+    hours: bool = False  # what 2 CPU cores do in one or two of them
     smoke: bool = False
 
 
@@ -73,10 +74,23 @@ def get_config(arg=""):
         schedule=dict(name="cosine", warmup_epochs=10),
     )
 
+    if args.hours:
+        c.batch_size, c.epochs = 128, 12
+        c.views.update(local_crops=2)
+        c.objective.update(prototypes=2048, head_hidden=512, head_bottleneck=64)
+        c.objective.update(temperature_warmup_epochs=2, momentum=0.98)
+        if args.encoder == "vit":
+            c.encoder.update(width=96, depth=4, mlp=192, heads=3)
+        else:  # teachers that are sharp from the start: see dinov2_shapes.py
+            c.encoder.update(width=0.125, zero_init=False)
+            c.objective.update(teacher_temperature=0.03, teacher_temperature_start=0.015)
+        c.optimizer.update(lr=3e-3, weight_decay_final=0.04, late=[])
+        c.optimizer.schedule.warmup_epochs = 1
+
     c.mesh = dict(replica=1, data=-1, model=1)
     c.sharding = dict(parameters="fsdp")
 
-    c.evaluate = dict(every_epochs=5, train_examples=10_000)
+    c.evaluate = dict(every_epochs=2 if args.hours else 5, train_examples=10_000)
     c.evaluators = dict(
         knn=dict(k=[10, 20]), linear=dict(steps=500, batch_size=1024), monitors=dict()
     )
