@@ -60,9 +60,9 @@ set_up() {
 
 # Words of the command line survive the shell of each worker, too.
 arguments=$(printf '%q ' "$@")
-# The container sees the chips (--privileged) and the other workers (--network), and has the time
-# to save when it is stopped.
-train="sudo docker run --rm --name vitjax --privileged --network host --stop-timeout 300 \
+# The container sees the chips (--privileged) and the other workers (--network), has room for the
+# batches of input.workers (--shm-size), and the time to save when it is stopped.
+train="sudo docker run --rm --name vitjax --privileged --network host --shm-size 16g --stop-timeout 300 \
   --volume /runs:/runs --env JAX_COMPILATION_CACHE_DIR=/runs/compiled \
   $image --coordinator auto $arguments"
 while true; do

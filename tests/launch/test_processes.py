@@ -118,6 +118,12 @@ def test_two_processes_leave_the_state_of_one(one, two):
         np.testing.assert_allclose(got[name], want[name], rtol=2e-4, atol=1e-5, err_msg=name)
 
 
+def test_two_processes_do_not_do_a_finished_run_again(wide, two):
+    rows = two.rows
+    two.launch(wide, 2)
+    assert two.rows == rows
+
+
 @pytest.mark.parametrize("processes", [1, 4])
 def test_a_checkpoint_of_two_processes_goes_on_in_another_number(wide, two, tmp_path, processes):
     run = Run(tmp_path)
@@ -150,13 +156,13 @@ def assert_restored(run, saved, processes):
 
 @pytest.fixture
 def broken(settings, tmp_path):
-    """Settings of a run whose process 1 meets an image that it cannot read, in the second step."""
-    for number in range(40):
-        folder = tmp_path / "images" / "train" / f"class{number // 4}"
+    """Settings of a run whose process 1 meets an image that it cannot read, in the fourth step."""
+    for number in range(80):
+        folder = tmp_path / "images" / "train" / f"class{number // 8}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(folder / f"{number}.png")
     names = sorted((tmp_path / "images").rglob("*.png"))
-    names[BATCH + BATCH // 2 + 3].write_bytes(b"no image")
+    names[3 * BATCH + BATCH // 2 + 3].write_bytes(b"no image")
     data = {"name": "folder", "path": str(tmp_path / "images"), "test": None, "minival": 0}
     input_ = settings["input"] | {"shuffle": False, "bad_share": 0}
     changes = {"data": data, "input": input_, "batch_size": BATCH, "evaluators": {}, "evaluate": {}}
@@ -173,10 +179,10 @@ def test_a_process_that_fails_ends_the_others_with_its_error(broken, tmp_path, l
     assert [process.returncode for process in started] == [2] * len(started), outputs
     for output in outputs:
         line = last_line(output)
-        assert line.startswith("error: ") and "1 of 20 examples of images are unreadable" in line
+        assert line.startswith("error: ") and "1 of 40 examples of images are unreadable" in line
         assert "Traceback" not in output
-    assert "error: process 1 failed: 1 of 20 examples" in outputs[0]  # what the other one says
-    assert [row["step"] for row in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1]
+    assert "error: process 1 failed: 1 of 40 examples" in outputs[0]  # what the other one says
+    assert [row["step"] for row in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
 
 
 @pytest.fixture
