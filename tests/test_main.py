@@ -60,6 +60,8 @@ def error_line(done):
         (("--config.evaluators.linear.steps=0",), "evaluators.linear.steps=0"),
         (("--config.checkpoint.best=eval/test/knn/top1",), "begin with eval/validation/accuracy"),
         (("--config.epochs=1",), "steps and epochs are both set"),
+        (("--coordinator=auto",), "jax finds neither Slurm's variables nor a TPU pod here"),
+        (("--coordinator=host:1", "--process=0"), "needs --processes and --process below it"),
     ],
 )
 def test_a_bad_setting_is_one_line_and_leaves_nothing_behind(tmp_path, environment, flags, message):

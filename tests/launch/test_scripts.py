@@ -254,3 +254,55 @@ def test_what_is_missing_is_said_before_gcloud_is_asked(tpu_vm, tmp_path):
     status, said, _ = tpu_vm(*FLAGS)
     assert status == 2 and "usage: launch/tpu_vm.sh NAME" in said
     assert not (tmp_path / "asked").exists()
+
+
+# A srun that says which GPUs its task takes, and leaves when it is told to, or at once.
+SRUN = """#!/bin/sh
+echo "gpus ${JAX_LOCAL_DEVICE_IDS:-of the task} $*"
+trap 'exit 75' TERM
+test "$STATUS" = wait || exit "$STATUS"
+echo started
+while :; do sleep 0.1; done
+"""
+
+
+@pytest.fixture
+def batch(tmp_path):
+    """Starts launch/slurm.sbatch as slurmd does; its output has what srun and scontrol got."""
+    for name, text in {"srun": SRUN, "scontrol": '#!/bin/sh\necho "scontrol $*"\n'}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+
+    def launch(status, **environment):
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        where = {"PATH": path, "STATUS": status, "SLURM_JOB_ID": "7"} | environment
+        script = ["bash", str(LAUNCH / "slurm.sbatch"), "--workdir", "a b"]
+        return subprocess.Popen(script, env=where, stdout=subprocess.PIPE, text=True)
+
+    return launch
+
+
+@pytest.mark.parametrize(
+    ("tasks", "gpus", "taken"), [("1", "4", "0,1,2,3"), ("4", "4", "of the task"), ("1", "0", "of")]
+)
+def test_one_task_of_a_node_takes_all_of_its_gpus(batch, tasks, gpus, taken):
+    job = batch("0", SLURM_NTASKS_PER_NODE=tasks, SLURM_GPUS_ON_NODE=gpus)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 0 and output.startswith(f"gpus {taken}")
+    assert "-m vitjax.main --coordinator auto --workdir a b" in output
+
+
+@pytest.mark.parametrize(("status", "requeued"), [("75", True), ("2", False), ("0", False)])
+def test_only_a_job_that_was_told_to_leave_is_requeued(batch, status, requeued):
+    job = batch(status)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == int(status) and ("scontrol requeue 7" in output) == requeued
+
+
+def test_the_signal_of_slurm_reaches_srun(batch):
+    job = batch("wait")
+    while job.stdout.readline() != "started\n":
+        pass
+    job.terminate()
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 75 and "scontrol requeue 7" in output
