@@ -24,7 +24,7 @@ _FAREWELL_SECONDS = (
     5.0  # for the others to hear of it, before the process that holds the store goes
 )
 _FINISH_SECONDS = 600.0  # process 0 draws the figures while the others are done
-# What a collective says when the process at its other end is gone.
+# What a collective says when the process at its other end is gone, or far behind.
 _LOST = re.compile(r"gloo|connection (reset|closed)|socket closed|coordination service", re.I)
 
 
@@ -103,7 +103,7 @@ class Peers:
             time.sleep(2 * _POLL_SECONDS)
         status, line = self._describe(error)
         if lost:
-            line = f"another process of this run is gone, its output says why ({line})"
+            line = f"another process of this run does not answer, its output says why ({line})"
         self._done.set()
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first, or is gone
             self._client.key_value_set(_KEY, f"{status} {jax.process_index()} {line}")
