@@ -256,13 +256,13 @@ def test_what_is_missing_is_said_before_gcloud_is_asked(tpu_vm, tmp_path):
     assert not (tmp_path / "asked").exists()
 
 
-# A srun that says which GPUs its task takes, and leaves when it is told to, or at once.
+# A srun that says which GPUs its task takes, and leaves at once, or when there is a file "leave".
 SRUN = """#!/bin/sh
 echo "gpus ${JAX_LOCAL_DEVICE_IDS:-of the task} $*"
-trap 'exit 75' TERM
 test "$STATUS" = wait || exit "$STATUS"
 echo started
-while :; do sleep 0.1; done
+while ! test -e "$(dirname "$0")/leave"; do sleep 0.1; done
+exit 75
 """
 
 
@@ -299,10 +299,11 @@ def test_only_a_job_that_was_told_to_leave_is_requeued(batch, status, requeued):
     assert job.returncode == int(status) and ("scontrol requeue 7" in output) == requeued
 
 
-def test_the_signal_of_slurm_reaches_srun(batch):
+def test_the_script_outlives_a_signal_until_its_tasks_have_left(batch, tmp_path):
     job = batch("wait")
     while job.stdout.readline() != "started\n":
         pass
     job.terminate()
+    (tmp_path / "leave").touch()
     output, _ = job.communicate(timeout=60)
     assert job.returncode == 75 and "scontrol requeue 7" in output

@@ -95,8 +95,8 @@ def test_a_job_told_to_leave_is_requeued_and_ends_as_if_it_had_not_been(
 ):
     job = Job(tmp_path / "left", recipe, slurm)
     job.wait_for_steps(5)
-    # To the batch script alone, as Slurm does before the time limit (--signal=B:TERM@120).
-    job.ask("scancel", "--batch", "--signal=TERM", job.number)
+    # To the tasks and not to the script, as Slurm does before the time limit (--signal=TERM@120).
+    job.ask("scancel", "--signal=TERM", job.number)
     ended, log = job.wait(), job.log.read_text()
     assert ended["JobState"] == "COMPLETED" and ended["Restarts"] == "1", log[-3000:]
     assert f"of {STEPS} is saved in" in log
