@@ -185,7 +185,8 @@ def test_a_process_that_fails_ends_the_others_with_its_error(broken, tmp_path, l
         assert line.startswith("error: ") and "1 of 40 examples of images are unreadable" in line
         assert "Traceback" not in output
     assert "error: process 1 failed: 1 of 40 examples" in outputs[0]  # what the other one says
-    assert [row["step"] for row in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    last = metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
+    assert last in (2, 3)  # none beyond the batch that could not be read
 
 
 @pytest.fixture
