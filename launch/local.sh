@@ -15,7 +15,8 @@ trap 'kill -KILL "${pids[@]}" 2>/dev/null || true' EXIT
 # Told to leave, all of them leave, with a checkpoint: it takes one of them to know.
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((i = 0; i < processes; i++)); do
-  "$PYTHON" -m vitjax.main --coordinator "$coordinator" --processes "$processes" --process "$i" "$@" &
+  "$PYTHON" -m vitjax.main \
+    --coordinator "$coordinator" --processes "$processes" --process "$i" "$@" &
   pids+=($!)
 done
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train on a Cloud TPU slice of TPU VMs: queue for it, set up every worker, train on all of them, and
-# when the slice was preempted do it again.
+# Train on a Cloud TPU slice of TPU VMs: queue for it, set up every worker, train on all of them,
+# and when the slice was preempted do it again.
 #   ZONE=us-west4-a IMAGE=... SHARE=... launch/tpu_vm.sh vitjax-1 \
 #     --config configs/vit_b16.py --workdir /runs/vit_b16
 # The environment says where and what, see docs/launch.md: ZONE, IMAGE (launch/Dockerfile, tpu),
@@ -13,7 +13,7 @@ fi
 name=$1
 shift
 zone=${ZONE:?the zone of the TPUs, e.g. us-west4-a}
-image=${IMAGE:?the image of launch/Dockerfile, e.g. REGION-docker.pkg.dev/PROJECT/REPOSITORY/vitjax:tpu}
+image=${IMAGE:?the image of launch/Dockerfile, e.g. REGION-docker.pkg.dev/PROJECT/REPO/vitjax:tpu}
 share=${SHARE:?HOST:/SHARE, what all workers mount on /runs}
 accelerator=${ACCELERATOR:-v5litepod-256}
 runtime=${RUNTIME:-v2-alpha-tpuv5-lite}
@@ -62,8 +62,9 @@ set_up() {
 arguments=$(printf '%q ' "$@")
 # The container sees the chips (--privileged) and the other workers (--network), has room for the
 # batches of input.workers (--shm-size), and the time to save when it is stopped.
-train="sudo docker run --rm --name vitjax --privileged --network host --shm-size 16g --stop-timeout 300 \
-  --volume /runs:/runs --env JAX_COMPILATION_CACHE_DIR=/runs/compiled \
+train="sudo docker run --rm --name vitjax --privileged --network host \
+  --shm-size 16g --stop-timeout 300 --volume /runs:/runs \
+  --env JAX_COMPILATION_CACHE_DIR=/runs/compiled \
   $image --coordinator auto $arguments"
 while true; do
   take

@@ -9,6 +9,7 @@ import sys
 
 import jax
 import numpy as np
+import psutil
 
 from vitjax import checkpoint
 
@@ -43,8 +44,22 @@ def config_file(folder: pathlib.Path, settings: dict) -> str:
     return str(file)
 
 
+_STARTED: list[subprocess.Popen] = []
+
+
 def start(arguments, environment) -> subprocess.Popen:
-    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True)
+    _STARTED.append(process)
+    return process
+
+
+def end_all() -> None:
+    """Kill what a test that failed has left, and what that has started."""
+    while _STARTED:
+        process = _STARTED.pop()
+        if process.poll() is None:
+            for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+                each.kill()
 
 
 def by_hand(processes: int, flags, environment) -> list[subprocess.Popen]:

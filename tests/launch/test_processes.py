@@ -13,13 +13,28 @@ import psutil
 import pytest
 from PIL import Image
 from recording import install
-from started import LOCAL, by_hand, config_file, environment, last_line, saved_arrays, start
+from started import (
+    LOCAL,
+    by_hand,
+    config_file,
+    end_all,
+    environment,
+    last_line,
+    saved_arrays,
+    start,
+)
 
 from vitjax import checkpoint
 from vitjax.train import loop, metrics
 
 pytestmark = pytest.mark.slow
 STEPS, BATCH = 10, 16
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    yield
+    end_all()
 
 
 @pytest.fixture(scope="module")
