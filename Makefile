@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/digits_vit
 
-.PHONY: run test slow parity pods lint format lock clean
+.PHONY: run test slow parity pods slurm lint format lock clean
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,11 @@ parity: $(VENV)/installed
 pods: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-tpu.txt
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m pods -n 2
+
+# launch/slurm.sbatch on a Slurm cluster of one node, this machine: needs root, and Debian's slurmctld, slurmd,
+# slurm-client and munge.
+slurm: $(VENV)/installed
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slurm -rs tests/launch
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -61,6 +60,8 @@ def error_line(done):
         (("--config.evaluators.linear.steps=0",), "evaluators.linear.steps=0"),
         (("--config.checkpoint.best=eval/test/knn/top1",), "begin with eval/validation/accuracy"),
         (("--config.epochs=1",), "steps and epochs are both set"),
+        (("--coordinator=auto",), "jax finds neither Slurm's variables nor a TPU pod here"),
+        (("--coordinator=host:1", "--process=0"), "needs --processes and --process below it"),
     ],
 )
 def test_a_bad_setting_is_one_line_and_leaves_nothing_behind(tmp_path, environment, flags, message):
@@ -139,27 +140,3 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(tmp_path, environment, 
     assert before <= set((workdir / "checkpoints").iterdir())
     done = run(longer, environment)
     assert done.returncode == 0 and "from step 4" in done.stderr
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path, environment):
-    # With min_size 0, no process holds a whole parameter.
-    flags = ("--config.steps=6", "--config.batch_size=16", "--config.sharding.min_size=0")
-    assert run(command(tmp_path / "one", *flags), environment | devices(4)).returncode == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = [str(ROOT / "launch" / "local.sh"), "2", *command(tmp_path / "two", *flags)[3:]]
-    together = environment | devices(2) | {"PORT": str(port), "PYTHON": sys.executable}
-    done = run(script, together)
-    assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (metrics.read(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
-    for key in ("train/loss", "eval/test/accuracy/top1", "eval/validation/knn/top1_k10"):
-        a, b = metrics.curve(one, key), metrics.curve(two, key)
-        assert a[0] == b[0] and a[1] == pytest.approx(b[1], rel=2e-5)
-    assert run(script, together).returncode == 0  # nothing left to do
-    assert metrics.read(tmp_path / "two" / "metrics.jsonl") == two
-
-
-def devices(count):
-    return {"JAX_NUM_CPU_DEVICES": str(count)}

@@ -3,9 +3,10 @@
 import sys
 import traceback
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from vitjax.train import peers
 
 PREEMPTED = 75  # EX_TEMPFAIL: all is saved, start the same command again
 
@@ -39,20 +40,19 @@ def main(argv):
 
 def train() -> int:
     """Exit status 0, or PREEMPTED. Several processes have to meet before jax knows its devices."""
-    if _COORDINATOR.value == "auto":
-        jax.distributed.initialize()
-    elif _COORDINATOR.value is not None:
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if _COORDINATOR.value is not None:
+        peers.connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     from vitjax.train import loop, preview
 
-    if _PREVIEW.value:
-        print(preview.preview(_CONFIG.value, _WORKDIR.value))
-        return 0
-    try:
-        loop.run(_CONFIG.value, _WORKDIR.value)
-    except loop.Preempted as stop:
-        print(stop, file=sys.stderr)
-        return PREEMPTED
+    with peers.Peers(describe):
+        if _PREVIEW.value:
+            print(preview.preview(_CONFIG.value, _WORKDIR.value))
+            return 0
+        try:
+            loop.run(_CONFIG.value, _WORKDIR.value)
+        except loop.Preempted as stop:
+            print(stop, file=sys.stderr)
+            return PREEMPTED
     return 0
 
 
@@ -66,14 +66,31 @@ def report_errors(work) -> int:
         return say(error)
 
 
+def describe(error: BaseException) -> tuple[int, str]:
+    """Exit status and last line of a process that is not alone; shows where an error was raised
+    that is none of the user's."""
+    if isinstance(error, (ValueError, OSError)):
+        if _TRACEBACK.value:
+            traceback.print_exception(error)
+        return 2, one_line(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    traceback.print_exception(error)
+    return 1, f"{type(error).__name__}: {one_line(error)}"
+
+
 def say(error: BaseException) -> int:
-    """One line on standard error. The flags library wraps what a config file raises, traceback and
-    all: its last line is the message."""
+    print("error: " + one_line(error), file=sys.stderr)
+    return 2
+
+
+def one_line(error: BaseException) -> str:
+    """The flags library wraps what a config file raises, traceback and all: its last line is the
+    message."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "Traceback" in text:
         text = text.strip().splitlines()[-1].partition("Error: ")[2]
-    print("error: " + " ".join(text.split()), file=sys.stderr)
-    return 2
+    return " ".join(text.split())
 
 
 def parse(argv):
