@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/digits_vit
 
-.PHONY: run test slow parity pods lint format lock clean
+.PHONY: run test slow parity pods plan lint format lock clean
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,11 @@ parity: $(VENV)/installed
 pods: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-tpu.txt
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m pods -n 2
+
+# docs/pods.md: what is missing or changed is compiled, the rest costs nothing.
+plan: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-tpu.txt
+	JAX_PLATFORMS=cpu $(BIN)/python benchmarks/pods.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

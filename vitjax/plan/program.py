@@ -1,0 +1,293 @@
+"""What a compiled program does, read from its text: what moves between devices, what it holds, how
+long the compiler believes it takes. Bodies of loops count as often as they run."""
+
+import collections
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+)
+KERNEL = 'custom_call_target="tpu_custom_call"'
+BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "f16": 16}  # else the digits of the name
+
+_HEAD = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*)")
+_OPERATION = re.compile(r" ([a-z][a-z0-9-]*)\(")
+_ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
+_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+
+
+class Instruction(NamedTuple):
+    """shape: the text of its type. operation: "fusion", "all-gather-start", ... text: the line."""
+
+    name: str
+    shape: str
+    operation: str
+    text: str
+
+    @property
+    def bytes(self) -> int:
+        return shape_bytes(self.shape)
+
+    @property
+    def scope(self) -> str:
+        """Where in the program it was traced, as "jit(step)/.../blocks/mlp/up/dot_general"."""
+        found = re.search(r'op_name="([^"]*)"', self.text)
+        return found[1] if found else ""
+
+
+class Visit(NamedTuple):
+    """An instruction as often as it runs. loops: the loops around it, outermost first. fused:
+    whether it is a part of a fusion, which has no memory of its own."""
+
+    instruction: Instruction
+    turns: int
+    loops: tuple[str, ...]
+    fused: bool
+
+
+class Program:
+    """The text of a compiled program (`compiled.as_text()`), taken apart."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, list[Instruction]] = {}
+        self.entry, self._files = "", _sources(text)
+        inside = None
+        for line in text.splitlines():
+            if (head := _HEAD.match(line)) and " = " not in line.partition("(")[0]:
+                inside = self.computations.setdefault(head[2], [])
+                self.entry = head[2] if head[1] else self.entry
+            elif inside is not None and (found := _INSTRUCTION.match(line)):
+                inside.append(_instruction(found[1], found[2]))
+
+    def walk(self) -> Iterator[Visit]:
+        """Every instruction that runs."""
+        yield from self._walk(self.entry, 1, (), False)
+
+    def _walk(self, computation, turns, loops, fused):
+        for instruction in self.computations.get(computation, ()):
+            yield Visit(instruction, turns, loops, fused)
+            if instruction.operation == "while":
+                body = re.search(r"body=%?([\w.-]+)", instruction.text)[1]
+                count = self.trips(instruction)
+                yield from self._walk(body, turns * count, (*loops, body), fused)
+            elif instruction.operation == "conditional":
+                for name in re.findall(r"%([\w.-]+)", _branches(instruction.text)):
+                    yield from self._walk(name, turns, loops, fused)
+            elif instruction.operation in ("fusion", "call") or "async" in instruction.operation:
+                # Not what a reduction applies to each pair of numbers.
+                for name in _CALLED.findall(instruction.text):
+                    inner = fused or instruction.operation == "fusion"
+                    yield from self._walk(name, turns, loops, inner)
+
+    def trips(self, loop: Instruction) -> int:
+        """How often a loop turns: what the compiler knows, else the bound of its condition."""
+        if found := _TRIPS.search(loop.text):
+            return int(found[1])
+        condition = re.search(r"condition=%?([\w.-]+)", loop.text)[1]
+        text = "\n".join(line.text for line in self.computations[condition])
+        return max(map(int, re.findall(r"constant\((\d+)\)", text)), default=1)
+
+    def line(self, instruction: Instruction) -> str:
+        """file:line that makes it, "" where the compiler keeps none."""
+        if found := re.search(r'source_file="([^"]*)" source_line=(\d+)', instruction.text):
+            return f"{_short(found[1])}:{found[2]}"
+        found = re.search(r"stack_frame_id=(\d+)", instruction.text)
+        return self._files.get(int(found[1]), "") if found else ""
+
+
+class Moved(NamedTuple):
+    """What devices send one another. count: how often it runs in a step. bytes: of its result on
+    one device, all runs together. asynchronous: how many of count compute something meanwhile."""
+
+    kind: str
+    count: int
+    bytes: int
+    asynchronous: int
+
+
+class Collective(NamedTuple):
+    """One place in a program. bytes: of the larger of what goes in and what comes out, one run."""
+
+    kind: str
+    bytes: int
+    turns: int
+    asynchronous: bool
+    loops: tuple[str, ...]
+    scope: str
+    line: str
+
+
+def collectives(program: Program) -> list[Collective]:
+    """Every place where devices send one another something."""
+    found = []
+    for instruction, turns, loops, fused in program.walk():
+        kind = instruction.operation.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            continue
+        started = instruction.operation.endswith("-start")
+        found.append(
+            Collective(
+                kind,
+                _largest(instruction),
+                turns,
+                started or fused,
+                loops,
+                instruction.scope,
+                program.line(instruction),
+            )
+        )
+    return found
+
+
+def moved(places: list[Collective]) -> list[Moved]:
+    """Places added up by kind."""
+    rows = []
+    for kind in dict.fromkeys(place.kind for place in places):
+        mine = [place for place in places if place.kind == kind]
+        rows.append(
+            Moved(
+                kind,
+                sum(place.turns for place in mine),
+                sum(place.turns * place.bytes for place in mine),
+                sum(place.turns for place in mine if place.asynchronous),
+            )
+        )
+    return sorted(rows, key=lambda row: -row.bytes)
+
+
+def estimated_cycles(program: Program) -> int:
+    """The compiler's estimate for all that it estimates: not kernels, and nothing where there is a
+    compiler without estimates."""
+    total = 0
+    for instruction, turns, _, fused in program.walk():
+        if not fused and (found := re.search(r'"estimated_cycles":"(\d+)"', instruction.text)):
+            total += turns * int(found[1])
+    return total
+
+
+class Kernels(NamedTuple):
+    """Attention kernels: runs of them in a step, and what they say of their products."""
+
+    count: int
+    flops: float
+
+
+def kernels(program: Program) -> Kernels:
+    """The Pallas kernels of a step."""
+    count, flops = 0, 0.0
+    for instruction, turns, _, _ in program.walk():
+        if KERNEL in instruction.text:
+            count += turns
+            cost = re.search(r'"?cost_estimate"?:?\s*\{[^}]*"?flops"?:\s*"?(\d+)', instruction.text)
+            flops += turns * (int(cost[1]) if cost else 0)
+    return Kernels(count, flops)
+
+
+class Buffer(NamedTuple):
+    """An array that the program makes. count: how many as large there are from one line."""
+
+    bytes: int
+    shape: str
+    count: int
+    line: str
+    scope: str
+
+
+FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "constant")
+
+
+def buffers(program: Program, most: int = 5) -> list[Buffer]:
+    """The largest arrays that instructions make, those of one shape and line together. What of
+    them shares memory with what, the compiler does not say: they do not add up to its peak."""
+    found = collections.Counter()
+    scopes = {}
+    for instruction, _, _, fused in program.walk():
+        operation = instruction.operation
+        if fused or operation in FREE or operation.endswith(("-done", "-start")):
+            continue
+        for array in _ARRAY.finditer(instruction.shape):
+            key = array_bytes(array), _plain(array), program.line(instruction)
+            found[key] += 1
+            scopes.setdefault(key, instruction.scope)
+    largest = sorted(found, key=lambda key: -key[0])[:most]
+    return [Buffer(*key[:2], found[key], key[2], scopes[key]) for key in largest]
+
+
+def shape_bytes(shape: str) -> int:
+    """ "(f32[3,4]{1,0:T(8,128)}, u8[4])" -> the bytes that they take, padding to tiles included."""
+    return sum(array_bytes(array) for array in _ARRAY.finditer(shape))
+
+
+def array_bytes(array: re.Match) -> int:
+    """Of one array of a type, as found by the pattern: as it lies in memory, padded to tiles."""
+    kind, sides, layout = array.groups()
+    digits = re.search(r"\d+", kind)
+    bits = BITS.get(kind) or (int(digits[0]) if digits else 0)
+    dims = [int(side) for side in sides.split(",") if side]
+    order, _, rest = (layout or "").partition(":")
+    tile = re.match(r"T\(([\d,]+)\)", rest)
+    if tile and order:
+        minor = [int(dim) for dim in order.split(",")]
+        sizes = [int(side) for side in tile[1].split(",")]
+        for dim, side in zip(minor, reversed(sizes), strict=False):
+            dims[dim] = -(-dims[dim] // side) * side
+    return math.prod(dims) * bits // 8
+
+
+def _largest(instruction):
+    """Bytes of the largest array of a collective's type: what comes out where it grows, and what
+    goes in, which a reduce-scatter has as an operand."""
+    sizes = [
+        array_bytes(array) for array in _ARRAY.finditer(instruction.text.split(", metadata")[0])
+    ]
+    return max(sizes, default=0)
+
+
+def _instruction(name, rest):
+    """rest: "<type> <operation>(<operands>), <attributes>"."""
+    if rest.startswith("("):
+        depths = itertools.accumulate((c == "(") - (c == ")") for c in rest)
+        end = 1 + next(at for at, depth in enumerate(depths) if depth == 0)
+        shape, after = rest[:end], rest[end:]
+    else:
+        shape, _, after = rest.partition(" ")
+        after = " " + after
+    operation = _OPERATION.match(after)
+    return Instruction(name, shape, operation[1] if operation else "", rest)
+
+
+def _branches(text):
+    found = re.search(r"branch_computations=\{([^}]*)\}", text)
+    if found:
+        return found[1]
+    pair = re.search(r"true_computation=(%[\w.-]+), false_computation=(%[\w.-]+)", text)
+    return " ".join(pair.groups()) if pair else ""
+
+
+def _plain(array):
+    return f"{array[1]}[{array[2]}]"
+
+
+def _short(path):
+    """The path from the package on."""
+    parts = path.split("/")
+    for root in ("vitjax", "site-packages"):
+        if root in parts:
+            return "/".join(parts[parts.index(root) + (root != "vitjax") :])
+    return parts[-1]
+
+
+def _sources(text):
+    """{frame: "file:line"} of the tables before the program, innermost first of vitjax's lines."""
+    return {}
