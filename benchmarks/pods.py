@@ -27,6 +27,11 @@ CONFIGS = (
     *("convnext_l", "coatnet_3", "dinov2_l16_i1k", "dinov2_g14"),
 )
 TOPOLOGIES = ("v5e:16x16", "v5e:4x4", "v4:4x4x4", "v5p:4x4x4", "v6e:16x16", "2xv5e:16x16")
+# The same images a chip on ever more chips.
+SCALING = tuple(
+    ("vit_l16", place, 16 * chips)
+    for place, chips in {"v5e:4x4": 16, "v5e:8x8": 64, "v5e:16x16": 256, "2xv5e:16x16": 512}.items()
+)
 # What a step is made of; data, evaluators and what reports are no part of it.
 SOURCES = ("models", "objectives", "ops", "optim", "sharding", "plan", "train/setup.py")
 SOURCES += ("train/step.py", "train/state.py", "train/flags.py", "train/recipe.py", "config.py")
@@ -35,33 +40,41 @@ SOURCES += ("train/step.py", "train/state.py", "train/flags.py", "train/recipe.p
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="*", default=CONFIGS, choices=CONFIGS, metavar="CONFIG")
-    parser.add_argument("--topology", nargs="*", default=TOPOLOGIES)
+    places = sorted({*TOPOLOGIES, *(place for _, place, _ in SCALING)})
+    parser.add_argument("--topology", nargs="*", default=places, choices=places)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args()
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else {}
-    wanted = [(name, place) for place in args.topology for name in args.only]
-    due = [] if args.page else [w for w in wanted if stale(*w, rows.get(" ".join(w)))]
+    cases = [(name, place, 0) for place in TOPOLOGIES for name in CONFIGS] + list(SCALING)
+    wanted = [case for case in cases if case[0] in args.only and case[1] in args.topology]
+    due = [] if args.page else [case for case in wanted if stale(case, rows.get(key_of(case)))]
     print(f"{len(wanted) - len(due)} rows are there, {len(due)} to make", flush=True)
     # libtpu in a process of its own: what it cannot compile may end it.
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, spawn, max_tasks_per_child=8) as pool:
-        made = {pool.submit(make, *w, rows.get(" ".join(w))): w for w in due}
+        made = {pool.submit(make, case, rows.get(key_of(case))): case for case in due}
         for done in concurrent.futures.as_completed(made):
-            key = " ".join(made[done])
+            key = key_of(made[done])
             rows[key] = done.result()
             ROWS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
             print(f"{key}: {rows[key]['plan']['compile_seconds']} s", flush=True)
     (ROOT / "docs" / "pods.md").write_text(page(rows))
 
 
-def stale(name, place, row) -> bool:
-    return row is None or row["inputs"] != inputs(name, place)
+def key_of(case) -> str:
+    name, place, batch = case
+    return f"{name} {place}" + (f" batch {batch}" if batch else "")
 
 
-def inputs(name, place) -> str:
+def stale(case, row) -> bool:
+    return row is None or row["inputs"] != inputs(case)
+
+
+def inputs(case) -> str:
     """A hash of all that a row may depend on."""
-    found = hashlib.sha256(json.dumps(settings_of(name), sort_keys=True).encode())
+    name, place, batch = case
+    found = hashlib.sha256(json.dumps([batch, settings_of(name)], sort_keys=True).encode())
     for source in SOURCES:
         path = ROOT / "vitjax" / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -74,16 +87,17 @@ def settings_of(name) -> dict:
     return config.load(str(ROOT / "configs" / f"{name}.py"))
 
 
-def make(name, place, row) -> dict:
+def make(case, row) -> dict:
     """A row; the old one where the compiler would get the same program."""
     jax.config.update("jax_platforms", "cpu")
-    step = fit.lower(settings_of(name), topology.find(place))
+    name, place, batch = case
+    step = fit.lower(settings_of(name), topology.find(place), batch=batch or None)
     program = hashlib.sha256(step.lowered.as_text().encode()).hexdigest()
     if row is not None and row["program"] == program and row["versions"] == versions(place):
-        return row | {"inputs": inputs(name, place)}
+        return row | {"inputs": inputs(case)}
     plan, _ = fit.compiled(step)
     return {
-        "inputs": inputs(name, place),
+        "inputs": inputs(case),
         "program": program,
         "versions": versions(place),
         "plan": dataclasses.asdict(plan),
@@ -132,6 +146,11 @@ def page(rows) -> str:
         gflop = plans[0].flops_per_image / 1e9
         out.append(f"## {name}\n\n{gflop:,.4g} GFLOP an image, forward and backward.\n")
         out.append(table.markdown([table.row(plan) for plan in plans]) + "\n")
+    scaled = [fit.Plan(**rows[key_of(case)]["plan"]) for case in SCALING if key_of(case) in rows]
+    if scaled:
+        out.append("## The same images a chip on more chips: vit_l16, 16 each\n")
+        out.append(table.markdown([table.row(plan) for plan in scaled]) + "\n")
+    missing += [key_of(case) for case in SCALING if key_of(case) not in rows]
     if missing:
         out.append(f"Not compiled yet, `make plan` fills them in: {', '.join(missing)}.\n")
     return "\n".join(out)

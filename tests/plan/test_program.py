@@ -92,7 +92,15 @@ def test_what_libtpu_writes_is_read():
     program = Program(SAMPLE.read_text())
     assert program_lib.estimated_cycles(program) == 12 * 50 + 7
     assert program_lib.kernels(program) == (12, 12_000.0)
-    (gather,) = program_lib.collectives(program)
-    # A row of 200 lies in memory as two tiles of 128 lanes.
-    assert gather.asynchronous and gather.turns == 12 and gather.bytes == 8 * 256 * 2
+    found = program_lib.collectives(program)
+    kinds = ["all-gather", "all-gather by all-reduce", "all-reduce", "reduce-scatter"]
+    assert [place.kind for place in found] == kinds
+    # A row of 200 lies in memory as two tiles of 128 lanes; a reduce-scatter is of what goes in.
+    assert [place.bytes for place in found] == [8 * 256 * 2, 16 * 256 * 2, 8 * 256 * 2, 8 * 256 * 2]
+    assert [place.asynchronous for place in found] == [True, False, False, False]
+    assert {place.turns for place in found} == {12}
+    # The line of vitjax, not of the library below it nor of what calls it.
+    assert found[2].line == "vitjax/train/step.py:45"
+    (row,) = [row for row in program_lib.moved(found) if row.kind == "all-reduce"]
+    assert row == ("all-reduce", 12, 12 * 8 * 256 * 2, 0)
     assert program_lib.shape_bytes("(f32[3,4]{1,0:T(8,128)}, u8[4])") == 8 * 128 * 4 + 4

@@ -61,6 +61,7 @@ class Program:
 
     def __init__(self, text: str):
         self.computations: dict[str, list[Instruction]] = {}
+        self.named: dict[str, Instruction] = {}
         self.entry, self._files = "", _sources(text)
         inside = None
         for line in text.splitlines():
@@ -68,7 +69,9 @@ class Program:
                 inside = self.computations.setdefault(head[2], [])
                 self.entry = head[2] if head[1] else self.entry
             elif inside is not None and (found := _INSTRUCTION.match(line)):
-                inside.append(_instruction(found[1], found[2]))
+                instruction = _instruction(found[1], found[2])
+                self.named[instruction.name] = instruction
+                inside.append(instruction)
 
     def walk(self) -> Iterator[Visit]:
         """Every instruction that runs."""
@@ -98,6 +101,12 @@ class Program:
         text = "\n".join(line.text for line in self.computations[condition])
         return max(map(int, re.findall(r"constant\((\d+)\)", text)), default=1)
 
+    def operands(self, instruction: Instruction) -> list[Instruction]:
+        """What an instruction takes."""
+        after = instruction.text.partition(f" {instruction.operation}(")[2]
+        names = re.findall(r"%([\w.-]+)", after.partition(")")[0])
+        return [self.named[name] for name in names if name in self.named]
+
     def line(self, instruction: Instruction) -> str:
         """file:line that makes it, "" where the compiler keeps none."""
         if found := re.search(r'source_file="([^"]*)" source_line=(\d+)', instruction.text):
@@ -106,18 +115,10 @@ class Program:
         return self._files.get(int(found[1]), "") if found else ""
 
 
-class Moved(NamedTuple):
-    """What devices send one another. count: how often it runs in a step. bytes: of its result on
-    one device, all runs together. asynchronous: how many of count compute something meanwhile."""
-
-    kind: str
-    count: int
-    bytes: int
-    asynchronous: int
-
-
 class Collective(NamedTuple):
-    """One place in a program. bytes: of the larger of what goes in and what comes out, one run."""
+    """One place in a program where devices send one another something. bytes: of what goes in or
+    what comes out of one run on one device, the larger. turns: runs in a step. asynchronous:
+    whether something else is computed meanwhile. loops: around it, outermost first."""
 
     kind: str
     bytes: int
@@ -128,24 +129,39 @@ class Collective(NamedTuple):
     line: str
 
 
+class Moved(NamedTuple):
+    """The places of a kind together. count: runs in a step. bytes: of all runs. asynchronous: how
+    many of count."""
+
+    kind: str
+    count: int
+    bytes: int
+    asynchronous: int
+
+
+# Where parts are no whole tiles, a TPU adds up arrays that are zero outside the own part.
+GATHER_BY_SUM = "all-gather by all-reduce"
+
+
 def collectives(program: Program) -> list[Collective]:
     """Every place where devices send one another something."""
     found = []
     for instruction, turns, loops, fused in program.walk():
+        started = instruction.operation.endswith("-start")
         kind = instruction.operation.removesuffix("-start")
         if kind not in COLLECTIVES:
             continue
-        started = instruction.operation.endswith("-start")
+        operands = program.operands(instruction)
+        given = sum(operand.bytes for operand in operands)
+        # What an all-gather-start gives is (operands, results), what a permute's, and two numbers.
+        both = started and kind != "all-reduce"
+        made = instruction.bytes - (given if both else 0)
+        if kind == "all-reduce" and all("dynamic-update-slice" in o.name for o in operands):
+            kind = GATHER_BY_SUM
+        place = program.line(instruction)
+        size = max(given, made)
         found.append(
-            Collective(
-                kind,
-                _largest(instruction),
-                turns,
-                started or fused,
-                loops,
-                instruction.scope,
-                program.line(instruction),
-            )
+            Collective(kind, size, turns, started or fused, loops, instruction.scope, place)
         )
     return found
 
@@ -245,15 +261,6 @@ def array_bytes(array: re.Match) -> int:
     return math.prod(dims) * bits // 8
 
 
-def _largest(instruction):
-    """Bytes of the largest array of a collective's type: what comes out where it grows, and what
-    goes in, which a reduce-scatter has as an operand."""
-    sizes = [
-        array_bytes(array) for array in _ARRAY.finditer(instruction.text.split(", metadata")[0])
-    ]
-    return max(sizes, default=0)
-
-
 def _instruction(name, rest):
     """rest: "<type> <operation>(<operands>), <attributes>"."""
     if rest.startswith("("):
@@ -289,5 +296,28 @@ def _short(path):
 
 
 def _sources(text):
-    """{frame: "file:line"} of the tables before the program, innermost first of vitjax's lines."""
-    return {}
+    """{stack frame: "file:line"} of the tables that stand before a program: of each stack the
+    innermost line of vitjax, else the innermost of all."""
+
+    def table(name, row):
+        part = re.search(rf"^{name}\n(.*?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+        return {found[0]: found[1:] for found in re.findall(row, part[1])} if part else {}
+
+    files = table("FileNames", r'(\d+) "([^"]*)"')
+    places = table("FileLocations", r"(\d+) \{file_name_id=(\d+) .*?line=(\d+)")
+    frames = table("StackFrames", r"(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?")
+
+    def stack(frame):
+        while frame in frames:
+            place, parent = frames[frame]
+            file, line = places[place]
+            yield files[file][0], line
+            frame = str(int(parent or 0) - 1)  # counted from 1, 1 is none
+
+    def line(frame):
+        found = list(stack(frame))
+        ours = [place for place in found if "/vitjax/" in place[0]]
+        file, number = (ours or found)[0]
+        return f"{_short(file)}:{number}"
+
+    return {int(frame): line(frame) for frame in frames}

@@ -1,5 +1,6 @@
 """The largest batch that fits under each remat policy, with as few compiles as that takes."""
 
+import itertools
 from collections.abc import Callable
 
 from vitjax.plan import fit
@@ -38,10 +39,11 @@ def largest(compile_for: Callable[[int], Plan], first: int = 8) -> Plan:
     where not one fits, that of one image.
 
     Memory grows with the batch nearly on a straight line, and one that overflows says by how much:
-    the next to try is where the line through the two nearest meets the memory there is.
+    the next to try is where the line through the two nearest meets the memory there is, then an
+    eighth more than what fits, which may end it, then the middle, since the line may be bent.
     """
     low, high, images = None, None, first
-    while True:
+    for turn in itertools.count():
         plan = compile_for(images)
         if plan.fits:
             low = (images, plan)
@@ -51,10 +53,10 @@ def largest(compile_for: Callable[[int], Plan], first: int = 8) -> Plan:
             return high[1]
         if low and (low[0] >= MOST or (high and high[0] - low[0] <= max(1, low[0] // 8))):
             return low[1]
-        images = _next(low, high, plan.hbm)
+        images = _next(low, high, plan.hbm, turn)
 
 
-def _next(low, high, room: int) -> int:
+def _next(low, high, room: int, turn: int) -> int:
     if high is None:
         images, plan = low
         # The state is held by any batch.
@@ -64,5 +66,6 @@ def _next(low, high, room: int) -> int:
         guess = images * max(0, room - plan.state) // max(1, plan.activations)
         return min(max(1, guess), images - 1)
     (a, below), (b, above) = low, high
-    guess = a + (b - a) * (room - below.peak) // max(1, above.peak - below.peak)
+    line = a + (b - a) * (room - below.peak) // max(1, above.peak - below.peak)
+    guess = (line, a + max(1, a // 8), (a + b) // 2)[turn % 3]
     return min(max(guess, a + 1), b - 1)

@@ -33,28 +33,26 @@ def make_mesh(*, replica: int = 1, data: int = -1, model: int = 1, devices=None)
         raise ValueError(
             f"{asked} does not cover {len(devices)} devices: change the mesh.* that is not 1"
         )
-    return _lay_out(devices, tuple(sizes[name] for name in AXES))
-
-
-def _lay_out(devices, shape) -> Mesh:
-    """A mesh whose neighbours are neighbours on the wires; of several slices, each is replicas."""
     auto = (AxisType.Auto,) * len(AXES)
+    return Mesh(lay_out(devices, tuple(sizes[name] for name in AXES)), AXES, axis_types=auto)
+
+
+def lay_out(devices, shape: tuple[int, int, int]) -> np.ndarray:
+    """Devices as [replica, data, model], neighbours on the wires beside each other, and no part of
+    a slice in one replica with a part of another. Raises ValueError where that cannot be."""
+    # Where no side of the pod is as long as an axis, a part of one has to do.
+    settings = {"devices": devices, "allow_split_physical_axes": True}
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices)
-    replica, *within = shape
+        return mesh_utils.create_device_mesh(shape, **settings)
+    replica, data, model = shape
     if replica % slices:
         raise ValueError(
             f"mesh.replica={replica} on {slices} slices, between which the network is slow: set "
             f"mesh.replica to {slices} or a multiple of it"
         )
-    devices = mesh_utils.create_hybrid_device_mesh(
-        (replica // slices, *within),
-        (slices, 1, 1),
-        devices,
-        allow_split_physical_axes=True,
-    )
-    return Mesh(devices, AXES, axis_types=auto)
+    within = (replica // slices, data, model)
+    return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), **settings)
 
 
 def batch_shards(mesh: Mesh) -> int:
