@@ -4,22 +4,26 @@ import math
 
 import jax
 
+from vitjax.sharding import rules
 from vitjax.sharding.rules import path_of
 
 IDLE = 0.05  # of the lanes or of the matrix unit: what is less is not worth a line
+FINE = 0.1  # of the parameters, in parts of less than whole tiles
 LARGE = 0.02  # of the parameters: smaller matrices are not named
 
 
 def advise(recipe, experiment, chip) -> list[str]:
     """One line per size, the dearest first.
 
-    A matrix unit takes sides of `chip.unit`, a vector `chip.lanes` numbers of `chip.sublanes` rows;
+    A matrix unit takes sides of `chip.unit`, a vector `chip.lanes` numbers;
     what is no multiple is filled up, and the filling is computed too.
     """
     lines = []
     images = recipe.batch_size // (
         experiment.mesh.shape["replica"] * experiment.mesh.shape["data"] * recipe.accumulate
     )
+    if chip.kind.startswith("TPU"):
+        lines += _parts(recipe, experiment)
     lines += _heads(experiment, chip)
     lines += _matrices(experiment, chip)
     tokens = tokens_of(experiment, recipe.views["size"])
@@ -29,12 +33,6 @@ def advise(recipe, experiment, chip) -> list[str]:
             f"{images} images of {tokens} tokens a device are {rows} rows, which fill "
             f"{_share(rows, chip.unit)} of the matrix unit's: batch_size of "
             f"{_batch(images, recipe, 8)} for 8 images"
-        )
-    elif images % chip.sublanes and idle(images, chip.sublanes) > IDLE:
-        near = [n for n in nearest(images, chip.sublanes) if n]
-        lines.append(
-            f"{images} images a device fill {_share(images, chip.sublanes)} of {chip.sublanes} "
-            f"rows: batch_size of {' or '.join(str(_batch(images, recipe, n)) for n in near)}"
         )
     return lines
 
@@ -53,6 +51,37 @@ def idle(size: int, unit: int) -> float:
 def nearest(size: int, unit: int) -> list[int]:
     """The multiples below and above; below only where there is one."""
     return [n for n in (size // unit * unit, math.ceil(size / unit) * unit) if n]
+
+
+def _parts(recipe, experiment):
+    """Of parameters that FSDP cuts so fine that they are gathered by sums."""
+    params, mesh = experiment.target.params, experiment.mesh
+    broken, data = _broken(params, mesh.shape, recipe.sharding), mesh.shape["data"]
+    if broken <= FINE:
+        return []
+    line = f"{broken:.0%} of the parameters lie in parts of less than whole tiles, gathered by sums"
+    while data % 2 == 0 and data > 2:
+        data //= 2
+        replica = mesh.shape["replica"] * mesh.shape["data"] // data
+        coarser = {"replica": replica, "data": data, "model": mesh.shape["model"]}
+        if _broken(params, coarser, recipe.sharding) <= FINE:
+            return [f"{line} of twice the bytes: mesh.replica={replica}, mesh.data={data}"]
+    return [line]
+
+
+def _broken(params, sizes, section) -> float:
+    """The share of parameters that are cut over `data` in parts that are no whole tiles."""
+    mesh = jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    placed = rules.shardings(params, mesh, **section)
+    broken = total = 0
+    for leaf, place in zip(jax.tree.leaves(params), jax.tree.leaves(placed), strict=True):
+        size = math.prod(leaf.shape)
+        total += size
+        for dim, entry in enumerate(place.spec):
+            parts = math.prod(sizes[name] for name in rules.names_of(entry))
+            cut = "data" in rules.names_of(entry)
+            broken += size * (cut and not rules.whole_tiles(leaf.shape, dim, parts))
+    return broken / total
 
 
 def _heads(experiment, chip):

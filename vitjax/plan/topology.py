@@ -24,7 +24,6 @@ class Chip(NamedTuple):
     clock: float | None
     unit: int
     lanes: int = 128
-    sublanes: int = 8
 
 
 # Memory: what libtpu 0.0.42.1 says in its message when a program is too large (the chips have 32,
@@ -32,13 +31,13 @@ class Chip(NamedTuple):
 # data sheets give, of which jax takes 90%. Clock: at it libtpu's estimate for a product of two
 # 8192 x 8192 bfloat16 matrices is the peak of train.clock (`python benchmarks/chips.py`).
 CHIPS = {
-    "v4": Chip("TPU v4", 30.75, 1.05e9, 128),
-    "v5e": Chip("TPU v5 lite", 15.75, 1.50e9, 128),
-    "v5p": Chip("TPU v5", 95.74, 1.75e9, 128),
-    "v6e": Chip("TPU v6 lite", 31.25, 0.94e9, 256),
-    "a100": Chip("NVIDIA A100", 80e9 / GIB * 0.9, None, 16, lanes=64, sublanes=8),
-    "h100": Chip("NVIDIA H100", 80e9 / GIB * 0.9, None, 16, lanes=64, sublanes=8),
-    "h200": Chip("NVIDIA H200", 141e9 / GIB * 0.9, None, 16, lanes=64, sublanes=8),
+    "v4": Chip("TPU v4", 30.75, 1.131e9, 128),
+    "v5e": Chip("TPU v5 lite", 15.75, 1.712e9, 128),
+    "v5p": Chip("TPU v5", 95.74, 1.942e9, 128),
+    "v6e": Chip("TPU v6 lite", 31.25, 2.486e9, 256),
+    "a100": Chip("NVIDIA A100", 80e9 / GIB * 0.9, None, 16, lanes=64),
+    "h100": Chip("NVIDIA H100", 80e9 / GIB * 0.9, None, 16, lanes=64),
+    "h200": Chip("NVIDIA H200", 141e9 / GIB * 0.9, None, 16, lanes=64),
 }
 SYNTAX = re.compile(r"(?:(\d+)x)?([a-z]\w*):(\d+(?:x\d+)*)")
 
