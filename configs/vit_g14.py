@@ -25,7 +25,7 @@ def get_config(arg=""):
     c = ConfigDict()
     c.seed = 0
     c.batch_size = 4096
-    c.epochs = 90
+    c.steps = 309_000  # 90 epochs
 
     # 1% of train is the validation split while training; the published validation set is the test.
     c.data = dict(name=args.data, train="train", minival=0.01)
@@ -61,7 +61,7 @@ def get_config(arg=""):
     c.mesh = dict(replica=1, data=-1, model=1)
     c.sharding = dict(parameters="fsdp")
 
-    c.evaluate = dict(every_epochs=5, train_examples=50_000, time_fraction=0.1)
+    c.evaluate = dict(every_steps=17_000, train_examples=50_000, time_fraction=0.1)
     c.evaluators = dict(accuracy=dict(), linear=dict(steps=2500), knn=dict(k=[10, 20]))
     c.checkpoint = dict(every_steps=2500, keep=2, best="eval/validation/accuracy/top1")
     c.log = dict(every_steps=50)
