@@ -47,13 +47,13 @@ class Instruction(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """An instruction as often as it runs. loops: the loops around it, outermost first. fused:
-    whether it is a part of a fusion, which has no memory of its own."""
+    """An instruction as often as it runs. loops: around it, outermost first. fused: the computation
+    of the fusion that it is a part of, which has no memory of its own; "" outside of one."""
 
     instruction: Instruction
     turns: int
     loops: tuple[str, ...]
-    fused: bool
+    fused: str
 
 
 class Program:
@@ -75,7 +75,7 @@ class Program:
 
     def walk(self) -> Iterator[Visit]:
         """Every instruction that runs."""
-        yield from self._walk(self.entry, 1, (), False)
+        yield from self._walk(self.entry, 1, (), "")
 
     def _walk(self, computation, turns, loops, fused):
         for instruction in self.computations.get(computation, ()):
@@ -90,7 +90,7 @@ class Program:
             elif instruction.operation in ("fusion", "call") or "async" in instruction.operation:
                 # Not what a reduction applies to each pair of numbers.
                 for name in _CALLED.findall(instruction.text):
-                    inner = fused or instruction.operation == "fusion"
+                    inner = name if instruction.operation == "fusion" else fused
                     yield from self._walk(name, turns, loops, inner)
 
     def trips(self, loop: Instruction) -> int:
@@ -144,9 +144,13 @@ GATHER_BY_SUM = "all-gather by all-reduce"
 
 
 def collectives(program: Program) -> list[Collective]:
-    """Every place where devices send one another something."""
-    found = []
-    for instruction, turns, loops, fused in program.walk():
+    """Every place where devices send one another something.
+
+    libtpu hides one behind a product by cutting it in a beginning, steps within the fusion of the
+    product, and an end: all are the same channel, and one place.
+    """
+    found = {}
+    for instruction, turns, loops, inside in program.walk():
         started = instruction.operation.endswith("-start")
         kind = instruction.operation.removesuffix("-start")
         if kind not in COLLECTIVES:
@@ -156,14 +160,19 @@ def collectives(program: Program) -> list[Collective]:
         # What an all-gather-start gives is (operands, results), what a permute's, and two numbers.
         both = started and kind != "all-reduce"
         made = instruction.bytes - (given if both else 0)
-        if kind == "all-reduce" and all("dynamic-update-slice" in o.name for o in operands):
-            kind = GATHER_BY_SUM
+        if kind == "all-reduce" and operands:
+            zeros = all("dynamic-update-slice" in operand.name for operand in operands)
+            kind = GATHER_BY_SUM if zeros else kind
+        if inside.startswith("all-reduce-scatter"):  # of which every device keeps its part
+            kind = "reduce-scatter"
+        channel = re.search(r"channel_id=(\d+)", instruction.text)
+        key = kind, channel[1] if channel else instruction.name, loops
+        hidden = started or "async_collective" in inside
+        hidden = hidden or (key in found and found[key].asynchronous)
         place = program.line(instruction)
         size = max(given, made)
-        found.append(
-            Collective(kind, size, turns, started or fused, loops, instruction.scope, place)
-        )
-    return found
+        found[key] = Collective(kind, size, turns, hidden, loops, instruction.scope, place)
+    return list(found.values())
 
 
 def moved(places: list[Collective]) -> list[Moved]:
