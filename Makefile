@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/digits_vit
 
-.PHONY: run test slow parity pods slurm lint format lock clean
+.PHONY: run test slow parity pods plan slurm lint format lock clean
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,11 @@ pods: $(VENV)/installed
 # slurm-client and munge.
 slurm: $(VENV)/installed
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m slurm -rs tests/launch
+
+# docs/pods.md: what is missing or changed is compiled, the rest costs nothing.
+plan: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-tpu.txt
+	JAX_PLATFORMS=cpu $(BIN)/python benchmarks/pods.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

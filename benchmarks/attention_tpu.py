@@ -30,6 +30,7 @@ from jax.sharding import PartitionSpec as P
 from vitjax import models
 from vitjax.ops import flash_tpu
 from vitjax.ops.attention import attention, attention_packed
+from vitjax.plan import program
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.sharding import rules
 
@@ -43,7 +44,6 @@ ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-KERNEL = 'custom_call_target="tpu_custom_call"'
 # Operations a cycle of the four matrix units of a v5e; softmax is what they wait for.
 MATRIX_UNITS = 4 * 128 * 128 * 2
 
@@ -167,7 +167,7 @@ def schedule(chip, only):
             chip.compile(jax_own(block), *[(batch, heads, side, width)] * 3)
             steps = (side // block) ** 2
             of_jax[block] = schedules.bundles(["flash_attention"])["flash_attention"] * steps
-        of_xla = estimated_cycles(chip.compile(with_gradients(xla), *[apart] * 4)) / batch / heads
+        of_xla = cycles(chip.compile(with_gradients(xla), *[apart] * 4)) / batch / heads
         rows.append(
             {
                 "N": tokens,
@@ -186,8 +186,8 @@ def schedule(chip, only):
     return rows
 
 
-def estimated_cycles(compiled):
-    return sum(int(n) for n in re.findall(r'"estimated_cycles":"(\d+)"', compiled.as_text()))
+def cycles(compiled):
+    return program.estimated_cycles(program.Program(compiled.as_text()))
 
 
 def memory(chip, only):
@@ -222,7 +222,7 @@ def compile_all(chip, only):
                 {
                     "N": tokens,
                     "D": width,
-                    "kernels": text.count(KERNEL),
+                    "kernels": text.count(program.KERNEL),
                     "peak MiB": peak_bytes(compiled) / 2**20,
                     "compile s": time.perf_counter() - start,
                 }
@@ -244,11 +244,11 @@ def block(chip, only):
                 {
                     "mesh": "x".join(map(str, sizes)),
                     "attention": name,
-                    "kernels": text.count(KERNEL),
+                    "kernels": text.count(program.KERNEL),
                     "heads of a kernel": lse and int(lse[1]),
                     "turned": sum(_elements(shape) >= 64 * 196 * 64 for shape in copies),
                     "all-to-all": len(re.findall(r"all-to-all(?:-start)?\(", text)),
-                    "XLA Mcycles": estimated_cycles(compiled) / 1e6,
+                    "XLA Mcycles": cycles(compiled) / 1e6,
                     "peak MiB": peak_bytes(compiled) / 2**20,
                 }
             )

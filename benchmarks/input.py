@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import resource
 import statistics
 import subprocess
@@ -397,21 +396,16 @@ def augment(args):
 
 def v5e(args):
     """The share of the views in a ViT-S/16 step of 128 images, bfloat16."""
-    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
-    from jax.experimental import topologies
-    from jax.sharding import AxisType, Mesh
 
     from vitjax import config
+    from vitjax.plan import topology
+    from vitjax.sharding import mesh as mesh_lib
     from vitjax.train import recipe as recipe_lib
     from vitjax.train import setup
 
-    topology = topologies.get_topology_desc(
-        platform="tpu", topology_name="v5e:1x1", chips_per_host_bounds=(1, 1, 1)
-    )
-    device = np.array(topology.devices).reshape(1, 1, 1)
-    mesh = Mesh(device, ("replica", "data", "model"), axis_types=(AxisType.Auto,) * 3)
+    mesh = mesh_lib.make_mesh(devices=topology.find("v5e:1x1").devices)
     settings = config.load("configs/vit_s16.py")
     settings |= {"batch_size": 128, "precision": "bfloat16"}
     settings["input"]["canvas"] = CANVAS
@@ -435,32 +429,9 @@ def v5e(args):
 
 
 def cycles(text: str) -> int:
-    """The estimated cycles of a compiled program, loops as often as they run."""
-    computations, name = {}, None
-    for line in text.splitlines():
-        if found := re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line):
-            name = found[2]
-            computations[name] = []
-            entry = name if found[1] else locals().get("entry")
-        elif name:
-            computations[name].append(line)
+    from vitjax.plan import program
 
-    def total(name):
-        count = 0
-        for line in computations.get(name, ()):
-            if found := re.search(r'"estimated_cycles":"(\d+)"', line):
-                count += int(found[1])
-            if found := re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line):
-                count += trips(line, found[1]) * total(found[2])
-        return count
-
-    def trips(line, condition):
-        if found := re.search(r'known_trip_count":\{"n":"(\d+)"', line):
-            return int(found[1])
-        bounds = re.findall(r"constant\((\d+)\)", "\n".join(computations[condition]))
-        return max(map(int, bounds), default=1)
-
-    return total(entry)
+    return program.estimated_cycles(program.Program(text))
 
 
 PARTS = {

@@ -73,7 +73,7 @@ def measure(name: str, encoder: dict, size: int, batch_size: int, steps: int) ->
         jax.block_until_ready(metrics)
         seconds = (time.perf_counter() - start) / steps
     speed = batch_size / seconds
-    peak = clock.peak_flops()
+    peak = clock.peak_flops(jax.devices()[0].device_kind)
     mfu = None if peak is None else speed * experiment.flops / (peak * jax.device_count())
     return {
         "model": name,

@@ -27,7 +27,8 @@ ALLOWED = {
         "config",
     },
     "pictures": {"evaluators", "ops"},
-    "verbs": {"train", "evaluators", "pictures", "config", "ops", "interop", "data"},
+    "plan": {"train", "sharding", "config"},
+    "verbs": {"train", "evaluators", "pictures", "plan", "config", "ops", "interop", "data"},
     "main": {"train", "config"},
     "__main__": {"main", "verbs", "config"},
 }

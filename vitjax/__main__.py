@@ -46,6 +46,14 @@ def convert(argv: list[str]) -> None:
         convert.run(argv)
 
 
+def plan(argv: list[str]) -> None:
+    """--config FILE[:ARGS] --topology v5e:16x16[,...] [--batch auto]: does it fit that pod?"""
+    from vitjax.verbs import plan
+
+    with one_line():
+        plan.run(argv)
+
+
 @contextlib.contextmanager
 def one_line():
     """What the user can mend becomes one line and exit status 2."""
@@ -62,6 +70,7 @@ VERBS = {
     "features": features,
     "convert": convert,
     "prepare": prepare,
+    "plan": plan,
 }
 
 

@@ -37,3 +37,25 @@ def test_rows_keep_their_order_when_they_are_cut():
     assert put.sharding.spec == mesh_lib.BATCH
     np.testing.assert_array_equal(put, rows)
     assert {shard.data.shape for shard in put.addressable_shards} == {(4, 3)}
+
+
+class Chip:
+    """One of two slices of 4 chips, in a row."""
+
+    platform, device_kind, process_index = "tpu", "TPU v5 lite", 0
+
+    def __init__(self, slice_index, place):
+        self.slice_index, self.coords, self.core_on_chip = slice_index, (place, 0, 0), 0
+        self.id = 4 * slice_index + place
+
+
+def test_replicas_are_whole_slices():
+    chips = [Chip(slice_index, place) for place in range(4) for slice_index in (1, 0)]
+    devices = mesh_lib.lay_out(chips, (2, 2, 2))
+    assert {chip.slice_index for chip in devices[0].flat} == {0}
+    assert {chip.slice_index for chip in devices[1].flat} == {1}
+    assert [chip.slice_index for chip in mesh_lib.lay_out(chips, (4, 1, 2)).flat] == [0] * 4 + [
+        1
+    ] * 4
+    with pytest.raises(ValueError, match=r"mesh\.replica=1 on 2 slices.*set mesh\.replica to 2"):
+        mesh_lib.lay_out(chips, (1, 8, 1))

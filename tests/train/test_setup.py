@@ -2,11 +2,15 @@
 
 import dataclasses
 
+import jax
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
+from vitjax import models
 from vitjax.config import ConfigError
+from vitjax.sharding import mesh as mesh_lib
+from vitjax.train import flags, setup
 from vitjax.train import recipe as recipe_lib
-from vitjax.train import setup
 
 
 @pytest.fixture
@@ -35,3 +39,32 @@ def test_a_teacher_needs_its_run_and_the_other_way_round(self_supervised):
     for change in ({"teacher_from": "runs/x"}, {"objective": {"name": "dinov2", "teacher": {}}}):
         with pytest.raises(ConfigError, match=r"teacher_from and objective\.teacher"):
             start.check(recipe_lib.read(self_supervised | change))
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "dtype"),
+    [("tpu", "TPU v5 lite", "bfloat16"), ("cuda", "NVIDIA H200", "bfloat16"), ("cpu", "cpu", None)],
+)
+def test_precision_and_loops_follow_the_mesh_not_the_host(platform, kind, dtype):
+    device = AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
+    mesh = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert setup.compute_dtype("auto") == (dtype or "float32")
+        # Where XLA has slow code for convolutions in a loop, they are unrolled.
+        assert models.create("resnet", variant="18").network.scan == (dtype is not None)
+        assert flags.options() == flags.OPTIONS.get("gpu" if platform == "cuda" else platform, {})
+
+
+def test_flops_are_counted_where_nothing_can_be_computed(recipe):
+    """A key that is made eagerly fails on the mesh of a pod that is not here."""
+    read = recipe_lib.read(recipe | {"precision": "float32"})
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    batch = setup.batch_target(read, mesh)
+
+    def views(batch, key):
+        assert isinstance(key, jax.core.Tracer)
+        return {"image": batch["image"]}
+
+    encoder = models.create("vit", variant="Ti/2")
+    objective = dataclasses.make_dataclass("Objective", ["flops"])(None)
+    assert setup.flops_of(objective, encoder, views, batch) == 6.0 * encoder.macs(8)

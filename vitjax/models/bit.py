@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,6 +29,7 @@ from vitjax.models.weight_standardised import (
     stages,
 )
 from vitjax.ops.batch import keep_batch_sharded
+from vitjax.ops.device import device
 
 # B batch, H x W map, C channels.
 
@@ -147,7 +147,7 @@ def create(
     lookup(FORMS, form, "encoder.form")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
-    scan = jax.default_backend() != "cpu" if scan is None else scan
+    scan = device()[0] != "cpu" if scan is None else scan
     return Encoder(
         name=f"bit {variant}",
         width=width * 2 ** (len(depths) + 1),

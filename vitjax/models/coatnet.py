@@ -23,6 +23,7 @@ from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.ops.attention import IMPLEMENTATIONS, attention, attention_weights
 from vitjax.ops.batch import keep_batch_sharded
+from vitjax.ops.device import device
 from vitjax.ops.position import log_offsets, relative_bias, resample_offsets
 
 # B batch, h x w map, N = h * w tokens, C channels, H heads.
@@ -317,7 +318,7 @@ def create(
         lookup(IMPLEMENTATIONS, attention, "encoder.attention")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
-    scan = jax.default_backend() != "cpu" if scan is None else scan
+    scan = device()[0] != "cpu" if scan is None else scan
     network = CoAtNet(row, mask_token, drop_path, scan, remat, compute, attention)
     return Encoder(
         name=f"coatnet {variant}",

@@ -6,7 +6,6 @@ original (and timm's, torchvision's) code."""
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +16,7 @@ from vitjax.models.layers import drop_path as drop_samples
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
 from vitjax.ops.batch import keep_batch_sharded
+from vitjax.ops.device import device
 
 # B batch, H x W map, C channels, M = 4 C hidden channels.
 
@@ -244,7 +244,7 @@ def create(
         raise ValueError(f"encoder.drop_path is {drop_path}; expected a rate from 0 up to below 1")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
-    scan = jax.default_backend() != "cpu" if scan is None else scan
+    scan = device()[0] != "cpu" if scan is None else scan
     return Encoder(
         name=f"convnext {variant}",
         width=size.dims[-1],

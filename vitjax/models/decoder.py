@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from vitjax.lookup import lookup
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import repeat
 from vitjax.models.transformer import Block, Form
+from vitjax.ops.device import device
 from vitjax.ops.position import sincos_2d
 
 # B batch, n kept and N = h * w patches, D width of the decoder, P pixels of a patch.
@@ -80,5 +80,5 @@ def pixel_decoder(
             f"objective.decoder_width={width} is not a multiple of objective.decoder_heads={heads}"
         )
     compute = lookup(DTYPES, dtype, "dtype")
-    scan = scan and jax.default_backend() != "cpu"
+    scan = scan and device()[0] != "cpu"
     return Decoder(PixelDecoder(width, depth, heads, pixels, grid, scan, compute), encoder_width)

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from vitjax.lookup import lookup
@@ -14,6 +13,7 @@ from vitjax.models.layers import hide
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, Stage, rematerialise
 from vitjax.ops.batch import keep_batch_sharded
+from vitjax.ops.device import device
 
 # B batch, H x W map, C channels.
 
@@ -202,7 +202,7 @@ def create(
     stem_stride = lookup(STEMS, stem, "encoder.stem")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
-    scan = jax.default_backend() != "cpu" if scan is None else scan
+    scan = device()[0] != "cpu" if scan is None else scan
     channels = round(64 * width)
     if channels < 1 or channels != 64 * width or (norm == "group" and channels % 32):
         raise ValueError(

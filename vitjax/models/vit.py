@@ -25,6 +25,7 @@ from vitjax.models.weight_standardised import STANDARDISATIONS, ResNetStem
 from vitjax.models.weight_standardised import macs as stem_macs
 from vitjax.ops.attention import IMPLEMENTATIONS
 from vitjax.ops.batch import keep_batch_sharded
+from vitjax.ops.device import device
 from vitjax.ops.position import RESAMPLINGS, resample, sincos_2d
 
 # B batch, h x w grid of patches, N tokens (prefix + h * w), D width, L depth.
@@ -113,7 +114,7 @@ class ViT(nn.Module):
         if self.stem is None:
             return embed_patches(images, self.patch, self.size.width, **embed)
         # XLA's CPU backend has slow code for convolutions in a loop, see resnet.create.
-        scan = self.scan and jax.default_backend() != "cpu"
+        scan = self.scan and device()[0] != "cpu"
         stem = ResNetStem(
             self.stem,
             scan=scan,

@@ -4,6 +4,7 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -16,7 +17,8 @@ BATCH = P(("replica", "data"))
 def make_mesh(*, replica: int = 1, data: int = -1, model: int = 1, devices=None) -> Mesh:
     """Lay the devices out as [replica, data, model]; one axis may be -1: what the others leave.
 
-    Raises ValueError where the axes do not multiply to the number of devices.
+    Raises ValueError where the axes do not multiply to the number of devices, or replicas do not
+    cover whole slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {"replica": replica, "data": data, "model": model}
@@ -31,11 +33,26 @@ def make_mesh(*, replica: int = 1, data: int = -1, model: int = 1, devices=None)
         raise ValueError(
             f"{asked} does not cover {len(devices)} devices: change the mesh.* that is not 1"
         )
-    shape = tuple(sizes[name] for name in AXES)
     auto = (AxisType.Auto,) * len(AXES)
-    if devices is not jax.devices() and list(devices) != list(jax.devices()):
-        return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=auto)
-    return jax.make_mesh(shape, AXES, axis_types=auto)
+    return Mesh(lay_out(devices, tuple(sizes[name] for name in AXES)), AXES, axis_types=auto)
+
+
+def lay_out(devices, shape: tuple[int, int, int]) -> np.ndarray:
+    """Devices as [replica, data, model], neighbours on the wires beside each other, and no part of
+    a slice in one replica with a part of another. Raises ValueError where that cannot be."""
+    # Where no side of the pod is as long as an axis, a part of one has to do.
+    settings = {"devices": devices, "allow_split_physical_axes": True}
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, **settings)
+    replica, data, model = shape
+    if replica % slices:
+        raise ValueError(
+            f"mesh.replica={replica} on {slices} slices, between which the network is slow: set "
+            f"mesh.replica to {slices} or a multiple of it"
+        )
+    within = (replica // slices, data, model)
+    return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), **settings)
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -71,7 +71,7 @@ class Clock:
             "speed/step_ms": 1e3 * seconds / steps,
             "speed/data_wait": (data_now - data) / seconds,
         }
-        peak = peak_flops()
+        peak = peak_flops(jax.devices()[0].device_kind)
         if peak is not None:
             speed["speed/mfu"] = examples * self.flops / (seconds * peak * jax.device_count())
         return speed
@@ -82,9 +82,9 @@ class Clock:
         return {f"goodput/{name}": seconds / total for name, seconds in self.seconds.items()}
 
 
-def peak_flops() -> float | None:
-    """Peak of one device of this run in FLOP/s, None where no data sheet gives it (a CPU)."""
-    kind = jax.devices()[0].device_kind
+def peak_flops(kind: str) -> float | None:
+    """Peak of one device in FLOP/s, by jax's name of it; None where no data sheet gives it (a
+    CPU)."""
     matches = [name for name in PEAK_FLOPS if name in kind]
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
 

@@ -15,9 +15,11 @@ from vitjax import models, objectives
 from vitjax.models.features import Encoder
 from vitjax.objectives import Objective
 from vitjax.ops import augment, multicrop
+from vitjax.ops.device import device
 from vitjax.optim import optimizer, schedules
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.sharding import rules
+from vitjax.train import flags
 from vitjax.train.frozen import FrozenEncoder, frozen_encoder
 from vitjax.train.recipe import Recipe
 from vitjax.train.state import State, init_state
@@ -50,9 +52,10 @@ class Experiment:
 
 
 def compute_dtype(precision: str) -> str:
-    """The precision policy: parameters are float32 always; this is what blocks compute in."""
+    """The precision policy: parameters are float32 always; this is what blocks compute in, on the
+    platform of the mesh of `jax.set_mesh`."""
     if precision == "auto":
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        return "float32" if device()[0] == "cpu" else "bfloat16"
     if precision not in ("float32", "bfloat16"):
         raise config_lib.ConfigError(
             f"config key precision={precision!r} is unknown: use auto, float32 or bfloat16"
@@ -108,6 +111,7 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
             donate_argnums=0,
             in_shardings=(placed, NamedSharding(mesh, mesh_lib.BATCH)),
             out_shardings=(placed, NamedSharding(mesh, P())),
+            compiler_options=flags.options(),
         ),
         frozen=frozen_encoder(encoder, objective, views, placed, mesh),
         steps=steps,
@@ -133,7 +137,8 @@ def resolve(recipe: Recipe, train_examples: int) -> Recipe:
 
 def flops_of(objective: Objective, encoder: Encoder, views: Callable, batch) -> float:
     """Floating point operations of one image, forward and backward."""
-    shapes = jax.eval_shape(views, batch, jax.random.key(0))
+    # The key is made inside: on the mesh of a pod that is not here nothing can be computed.
+    shapes = jax.eval_shape(lambda batch: views(batch, jax.random.key(0)), batch)
     if objective.flops is not None:
         return objective.flops(shapes)
     return 6.0 * encoder.macs(shapes["image"].shape[1])

@@ -1,0 +1,160 @@
+"""docs/pods.md: every recipe of ImageNet's scale, compiled for pods that are not here.
+
+    python benchmarks/pods.py [--only vit_b16] [--topology v5e:16x16] [--jobs 2] [--page]
+Rows are kept in results/pods.json. One is compiled again only where its program is another: where
+a source, a version or the recipe changed, the step is traced, and compiled if what the compiler
+gets is not what it got. --page writes the page of what is there and compiles nothing.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import pathlib
+
+import jax
+import table as results
+
+from vitjax import config
+from vitjax.plan import fit, table, topology
+
+ROOT = pathlib.Path(__file__).parents[1]
+ROWS = results.RESULTS / "pods.json"
+CONFIGS = (
+    *("vit_b16", "vit_l16", "vit_h14", "vit_so400m", "vit_g14", "resnet50", "resnet152"),
+    *("convnext_l", "coatnet_3", "dinov2_l16_i1k", "dinov2_g14"),
+)
+TOPOLOGIES = ("v5e:16x16", "v5e:4x4", "v4:4x4x4", "v5p:4x4x4", "v6e:16x16", "2xv5e:16x16")
+# The same images a chip on ever more chips.
+SCALING = tuple(
+    ("vit_l16", place, 16 * chips)
+    for place, chips in {"v5e:4x4": 16, "v5e:8x8": 64, "v5e:16x16": 256, "2xv5e:16x16": 512}.items()
+)
+# What a step is made of; data, evaluators and what reports are no part of it.
+SOURCES = ("models", "objectives", "ops", "optim", "sharding", "plan", "train/setup.py")
+SOURCES += ("train/step.py", "train/state.py", "train/flags.py", "train/recipe.py", "config.py")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="*", default=CONFIGS, choices=CONFIGS, metavar="CONFIG")
+    places = sorted({*TOPOLOGIES, *(place for _, place, _ in SCALING)})
+    parser.add_argument("--topology", nargs="*", default=places, choices=places)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    args = parser.parse_args()
+    rows = json.loads(ROWS.read_text()) if ROWS.exists() else {}
+    cases = [(name, place, 0) for place in TOPOLOGIES for name in CONFIGS] + list(SCALING)
+    wanted = [case for case in cases if case[0] in args.only and case[1] in args.topology]
+    due = [] if args.page else [case for case in wanted if stale(case, rows.get(key_of(case)))]
+    print(f"{len(wanted) - len(due)} rows are there, {len(due)} to make", flush=True)
+    # libtpu in a process of its own: what it cannot compile may end it.
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(args.jobs, spawn, max_tasks_per_child=8) as pool:
+        made = {pool.submit(make, case, rows.get(key_of(case))): case for case in due}
+        for done in concurrent.futures.as_completed(made):
+            key = key_of(made[done])
+            rows[key] = done.result()
+            ROWS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
+            print(f"{key}: {rows[key]['plan']['compile_seconds']} s", flush=True)
+    (ROOT / "docs" / "pods.md").write_text(page(rows))
+
+
+def key_of(case) -> str:
+    name, place, batch = case
+    return f"{name} {place}" + (f" batch {batch}" if batch else "")
+
+
+def stale(case, row) -> bool:
+    return row is None or row["inputs"] != inputs(case)
+
+
+def inputs(case) -> str:
+    """A hash of all that a row may depend on."""
+    name, place, batch = case
+    found = hashlib.sha256(json.dumps([batch, settings_of(name)], sort_keys=True).encode())
+    for source in SOURCES:
+        path = ROOT / "vitjax" / source
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            found.update(file.read_bytes())
+    found.update(json.dumps([place, versions(place)]).encode())
+    return found.hexdigest()
+
+
+def settings_of(name) -> dict:
+    return config.load(str(ROOT / "configs" / f"{name}.py"))
+
+
+def make(case, row) -> dict:
+    """A row; the old one where the compiler would get the same program."""
+    jax.config.update("jax_platforms", "cpu")
+    name, place, batch = case
+    step = fit.lower(settings_of(name), topology.find(place), batch=batch or None)
+    program = hashlib.sha256(step.lowered.as_text().encode()).hexdigest()
+    if row is not None and row["program"] == program and row["versions"] == versions(place):
+        return row | {"inputs": inputs(case)}
+    plan, _ = fit.compiled(step)
+    return {
+        "inputs": inputs(case),
+        "program": program,
+        "versions": versions(place),
+        "plan": dataclasses.asdict(plan),
+    }
+
+
+def versions(place) -> dict:
+    return fit.versions(topology.platform(place))
+
+
+HEAD = """# Pods
+
+Which recipe fits which pod, without owning one. Written by `make plan` (`benchmarks/pods.py`); do
+not edit.
+
+The step that the trainer runs is compiled by libtpu for each topology, on a CPU: attention kernels,
+augmentation, optimizer and all. What fits is the compiler's word, and its message where it does
+not. **Nothing here was run on a chip.** GiB are of one chip. "state" is parameters, optimizer and
+weight averages or teachers; "peak" is `peak_memory_in_bytes` of the compiled step, or what the
+compiler asked for. "gathered" and "reduced" are bytes of all-gathers and of reduce-scatters and
+all-reduces in one step, loops counted as often as they run; "async" is the share of them that runs
+beside something else. "est." is libtpu's estimate of cycles at the clock of
+[benchmarks/chips.py](../benchmarks/chips.py), attention kernels at 3 times the cycles of their
+products ([attention.md](attention.md)). MFU = images/s/chip x FLOP/image / peak FLOP/s, FLOP/image
+= 6 x multiply-adds, rematerialisation left out.
+
+`vitjax plan --config configs/NAME.py --topology NAME` prints a row in full, with the largest
+arrays, the lines that make them, and sizes that leave a part of the chip idle.
+"""
+
+
+def page(rows) -> str:
+    """What is there, a table per recipe."""
+    out = [HEAD]
+    known = {tuple(row["versions"].items()) for row in rows.values()}
+    for versions in sorted(known):
+        said = ", ".join(f"{name} {value}" for name, value in versions)
+        out.append(f"Compiled with {said}.\n")
+    missing = []
+    for name in CONFIGS:
+        found = [f"{name} {place}" for place in TOPOLOGIES if f"{name} {place}" in rows]
+        missing += [f"{name} {place}" for place in TOPOLOGIES if f"{name} {place}" not in rows]
+        if not found:
+            continue
+        plans = [fit.Plan(**rows[key]["plan"]) for key in found]
+        gflop = plans[0].flops_per_image / 1e9
+        out.append(f"## {name}\n\n{gflop:,.4g} GFLOP an image, forward and backward.\n")
+        out.append(table.markdown([table.row(plan) for plan in plans]) + "\n")
+    scaled = [fit.Plan(**rows[key_of(case)]["plan"]) for case in SCALING if key_of(case) in rows]
+    if scaled:
+        out.append("## The same images a chip on more chips: vit_l16, 16 each\n")
+        out.append(table.markdown([table.row(plan) for plan in scaled]) + "\n")
+    missing += [key_of(case) for case in SCALING if key_of(case) not in rows]
+    if missing:
+        out.append(f"Not compiled yet, `make plan` fills them in: {', '.join(missing)}.\n")
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    main()

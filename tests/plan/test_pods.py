@@ -1,0 +1,70 @@
+"""What the compiler makes of whole train steps for pods: where parameters are gathered, how
+gradients are reduced, what lies whole on every chip. Needs the [tpu] extra."""
+
+import importlib.util
+import math
+import pathlib
+
+import jax
+import pytest
+
+from vitjax import config
+from vitjax.plan import fit, topology
+from vitjax.plan import program as program_lib
+
+pytestmark = [
+    pytest.mark.pods,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: the [tpu] extra"
+    ),
+]
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+CASES = (
+    *(("vit_b16", "v5e:16x16"), ("vit_l16", "2xv5e:16x16")),
+    *(("resnet50", "v6e:4x4"), ("dinov2_l16_i1k", "v5p:4x4x4")),
+)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: " ".join(case))
+def found(request):
+    """(name of the config, step, plan, program, collectives)."""
+    name, place = request.param
+    # Its libraries promote freely where they are traced for a TPU.
+    with jax.numpy_dtype_promotion("standard"):
+        step = fit.lower(config.load(str(CONFIGS / f"{name}.py")), topology.find(place))
+        plan, program = fit.compiled(step)
+    return name, step, plan, program, program_lib.collectives(program)
+
+
+def test_it_fits_and_computes_in_bfloat16_with_kernels(found):
+    name, step, plan, _, _ = found
+    assert plan.fits and plan.mfu > 0
+    depth = 0 if name == "resnet50" else len(step.experiment.encoder.layers)
+    assert plan.kernels >= 2 * depth and bool(plan.kernels) == bool(depth)
+
+
+def test_parameters_are_gathered_layer_by_layer(found):
+    _, step, _, _, places = found
+    params = step.experiment.target.params
+    stacked = [leaf.shape for leaf in jax.tree.leaves(params["encoder"].get("blocks", {}))]
+    gathers = [place for place in places if place.kind.startswith("all-gather")]
+    assert any(place.loops for place in gathers) or not stacked
+    whole = sum(math.prod(shape) for shape in stacked) * 4
+    # One kernel of one layer at a time, not the stack.
+    assert not stacked or max(place.bytes for place in gathers if place.loops) < whole / 20
+
+
+def test_gradients_are_scattered_and_nothing_is_turned(found):
+    _, _, plan, _, places = found
+    kinds = {place.kind for place in places}
+    assert "reduce-scatter" in kinds and "all-to-all" not in kinds
+    # What is reduced whole is small: norms, biases, numbers of the step; over slices all of it.
+    if plan.mesh["replica"] == 1:
+        largest = max(place.bytes for place in places if place.kind == "all-reduce")
+        assert largest < plan.parameters
+
+
+def test_the_state_is_cut_over_the_pod(found):
+    _, _, plan, _, _ = found
+    assert plan.replicated < 0.1 * plan.state * plan.mesh["data"]
