@@ -27,7 +27,8 @@ ALLOWED = {
         "config",
     },
     "pictures": {"evaluators", "ops"},
-    "verbs": {"train", "evaluators", "pictures", "config", "ops", "interop", "data"},
+    "study": {"train", "config", "pictures", "data", "sharding"},
+    "verbs": {"train", "evaluators", "pictures", "config", "ops", "interop", "data", "study"},
     "main": {"train", "config"},
     "__main__": {"main", "verbs", "config"},
 }
@@ -37,7 +38,7 @@ ONLY = {
     "clu": {"train"},
     "ml_collections": {"main"},
     "orbax": {"checkpoint"},
-    "matplotlib": {"train", "pictures"},
+    "matplotlib": {"train", "pictures", "study"},
     "tensorflow_datasets": {"data"},
     "grain": {"data"},
     "tensorflow": set(),
