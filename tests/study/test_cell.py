@@ -1,4 +1,4 @@
-"""A cell: as many runs as rates, the best on held-out train data is tested, the subset is its own."""
+"""A cell: as many runs as rates; the best on held-out train data is tested, once."""
 
 import json
 

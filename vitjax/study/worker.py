@@ -67,7 +67,9 @@ def attempt(plan, cell, folder: Path, progress) -> str:
 def setup(workdir: Path) -> None:
     """Before anything is compiled: programs are kept beside the study, for every process of it."""
     import jax
+    from absl import logging
 
+    logging.set_verbosity(logging.ERROR)  # Orbax's word on reading without writing
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
