@@ -32,6 +32,9 @@ def run(
     started = time.perf_counter()
     settings = plan.shared(cell)
     splits = splits_lib.open_splits(**settings["data"])
+    for part, key in {"validation": "minival", "test": "test"}.items():
+        if part not in splits:
+            raise ValueError(f"a study needs a {part} split: data.{key} leaves it out")
     flops, reference = flops_of(plan, cell)
     steps = budget.steps(
         plan.grid.budgets[cell.budget],
@@ -49,7 +52,7 @@ def run(
     if best["score"] is None:
         raise ValueError(f"none of the rates {', '.join(map(str, rates))} worked: {best['error']}")
     progress("test")
-    tested = _test(settings, folder / "trials" / f"{best['lr']:g}", splits)
+    tested = _test(settings, folder / "trials" / f"{best['lr']:g}")
     result = {
         "cell": cell._asdict(),
         "digest": plan.digest(cell),
@@ -102,10 +105,8 @@ def _trial(plan: Plan, cell: Cell, lr: float, steps: int, path: Path) -> dict:
     return trial | {"seconds": time.perf_counter() - started}
 
 
-def _test(settings: dict, path: Path, splits) -> dict:
+def _test(settings: dict, path: Path) -> dict:
     """The chosen run on the test split: every evaluator of the config."""
-    if "test" not in splits:
-        raise ValueError("data.test is None: a study needs a test split")
     opened = reopen.open_run(settings, path)
     with jax.set_mesh(opened.mesh):
         found = opened.rounds.run(opened.state, "test")

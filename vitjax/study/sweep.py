@@ -186,8 +186,7 @@ def run_here(
             cell = plan.grid.cells[place]
             folder = results.folder_of(workdir, plan, cell)
             found = results.read(folder)
-            if found is not None:
-                board.known(cell, found)
+            if worker.agreed(found is not None):
                 continue
             board.started(cell)
             error = worker.attempt(
@@ -196,7 +195,7 @@ def run_here(
             if error:
                 failed[cell.name] = error
                 board.failed(cell, error)
-            else:
+            elif jax.process_index() == 0:  # which wrote it
                 board.finished(cell, results.read(folder))
     return failed
 

@@ -75,6 +75,14 @@ def setup(workdir: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def agreed(flag: bool) -> bool:
+    """What process 0 holds for true, of those that share a cell."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
+
+
 @contextlib.contextmanager
 def logged(folder: Path):
     """Standard output and error go to the log of a cell."""
