@@ -8,10 +8,12 @@ import pytest
 
 from vitjax.config import ConfigError
 from vitjax.sharding import mesh as mesh_lib
+from vitjax.study import grid as grid_lib
 from vitjax.train import recipe as recipe_lib
 from vitjax.train import setup, start
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+STUDIES = [file for file in FILES if file.stem.startswith("study_")]
 
 
 def load(file, arg=""):
@@ -60,6 +62,33 @@ def test_every_config_has_a_smoke_form(file):
 def test_every_config_says_how_it_is_started(file):
     text = " ".join(file.read_text().split('"""')[1].split())
     assert f"python -m vitjax.main --config configs/{file.name}" in text
+    if file in STUDIES:
+        assert (
+            f"vitjax sweep --config configs/{file.name}" in text and "vitjax report runs/" in text
+        )
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_study_builds_with_each_of_its_encoders(file):
+    """At full size, but for the data, which is not here."""
+    plan = grid_lib.load(str(file))
+    classes = plan.config["objective"]["classes"]
+    for cell in dict.fromkeys(cell._replace(fraction=1.0, seed=0) for cell in plan.grid.cells):
+        settings = plan.trial(cell, plan.grid.rates(cell.encoder)[-1], 1000)
+        recipe = recipe_lib.read(settings)
+        start.check(recipe)
+        mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+        with jax.set_mesh(mesh):
+            experiment = setup.build(recipe, mesh, train_examples=1000)
+        assert experiment.target.params["head"]["logits"]["bias"].shape == (classes,)
+        assert experiment.flops > 0
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_study_has_a_smoke_form(file):
+    plan = grid_lib.load(f"{file}:smoke")
+    cell = plan.grid.cells[0]
+    assert plan.config["data"]["name"] in ("digits", "shapes") and plan.digest(cell)
 
 
 def test_arguments_change_the_structure():

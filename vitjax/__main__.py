@@ -54,6 +54,22 @@ def plan(argv: list[str]) -> None:
         plan.run(argv)
 
 
+def sweep(argv: list[str]) -> None:
+    """--config FILE --workdir DIR [--jobs N] [--launcher slurm]: a study, cell by cell, or go on"""
+    from vitjax.verbs import sweep
+
+    with one_line():
+        sweep.run(argv)
+
+
+def report(argv: list[str]) -> None:
+    """DIR: what a study found, as a page, PNG and CSV"""
+    from vitjax.verbs import report
+
+    with one_line():
+        report.run(argv)
+
+
 @contextlib.contextmanager
 def one_line():
     """What the user can mend becomes one line and exit status 2."""
@@ -71,6 +87,8 @@ VERBS = {
     "convert": convert,
     "prepare": prepare,
     "plan": plan,
+    "sweep": sweep,
+    "report": report,
 }
 
 

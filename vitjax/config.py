@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import os
 import re
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,13 +54,19 @@ def parse_arg(arg: str, args: type) -> Any:
 
 def load(path: str) -> dict:
     """FILE[:ARGS] as for --config -> the config as a plain dict. Raises ConfigError."""
+    module, arg = open_file(path)
+    return module.get_config(arg).to_dict()
+
+
+def open_file(path: str) -> tuple[types.ModuleType, str]:
+    """FILE[:ARGS] -> (the module of the file, ARGS). Raises ConfigError."""
     file, _, arg = path.partition(":")
     spec = importlib.util.spec_from_file_location("vitjax_config", file)
     if spec is None or not os.path.isfile(file):
         raise ConfigError(f"--config={path!r}: there is no Python file {file}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(arg).to_dict()
+    return module, arg
 
 
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

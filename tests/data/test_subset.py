@@ -18,6 +18,18 @@ def test_subsets_nest():
     assert len(parts[-1]) == N
 
 
+def test_subsets_of_one_seed_nest_and_of_another_are_others():
+    for seed in (1, 2):
+        parts = [set(subset(KEYS, LABELS, f, seed)) for f in (0.01, 0.1, 0.5)]
+        assert parts[0] < parts[1] < parts[2]
+        for part, fraction in zip(parts, (0.01, 0.1, 0.5), strict=True):
+            same = set(subset(KEYS, LABELS, fraction))
+            assert len(part) == len(same)
+            assert len(part & same) < (fraction + 0.15) * len(same)  # no more than chance has it
+    with pytest.raises(ValueError, match=r"data\.subset_seed=-1"):
+        subset(KEYS, LABELS, 0.1, -1)
+
+
 @pytest.mark.parametrize("fraction", [0.001, 0.01, 0.1, 0.77])
 def test_every_class_gives_its_share_and_at_least_one(fraction):
     chosen = np.bincount(LABELS[subset(KEYS, LABELS, fraction)], minlength=4)

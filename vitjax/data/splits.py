@@ -71,6 +71,7 @@ def open_splits(
     validation=None,
     minival=0.1,
     fraction=1.0,
+    subset_seed=0,
     balance=0.0,
     **settings,
 ):
@@ -78,10 +79,10 @@ def open_splits(
 
     train, test, validation: names of splits of the source; test=None leaves it out. Without a
     validation split, the share `minival` of the training split is held out as one, the same for
-    every fraction; minival=0 leaves it out. fraction: the share of what is left to train on.
-    Both are class-balanced, see subset.py. balance: 0 shows training examples equally often, 1
-    classes; between, see sampling.py. Of a mixture, its weights say how often. settings: those of
-    the source, see sources.SOURCES.
+    every fraction; minival=0 leaves it out. fraction: the share of what is left to train on;
+    subset_seed: which. Both are class-balanced, see subset.py. balance: 0 shows training examples
+    equally often, 1 classes; between, see sampling.py. Of a mixture, its weights say how often.
+    settings: those of the source, see sources.SOURCES.
     Raises ValueError where a class is known to have no training images.
     """
     splits = {"train": Split(sources.create(name, train, **settings))}
@@ -104,7 +105,8 @@ def open_splits(
         splits["train"], splits["validation"] = whole.select(left), whole.select(out)
     if fraction != 1:
         whole = splits["train"]
-        splits["train"] = whole.select(subset.subset(whole.keys(), whole.labels, fraction))
+        chosen = subset.subset(whole.keys(), whole.labels, fraction, subset_seed)
+        splits["train"] = whole.select(chosen)
     splits["train"] = _sampled(splits["train"], balance)
     if test is not None:
         splits["test"] = Split(sources.create(name, test, **settings))

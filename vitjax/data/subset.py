@@ -1,7 +1,8 @@
 """Class-balanced subsets that nest, fixed by a hash of each example's key.
 
-The rank of an example within its class depends on its key alone, so the 1% of a data set lies
-inside its 10% on every machine, in any file order and for every seed of a run.
+The rank of an example within its class depends on its key (and on the subset's own seed) alone, so
+the 1% of a data set lies inside its 10% on every machine, in any file order and for every seed of
+a run.
 """
 
 import hashlib
@@ -9,14 +10,17 @@ import hashlib
 import numpy as np
 
 
-def subset(keys, labels, fraction):
+def subset(keys, labels, fraction, seed=0):
     """The share `fraction` of every class, at least one example of each.
 
-    keys: sequence of str, unique. labels: int [N]. Returns the sorted indices, int64.
+    keys: sequence of str, unique. labels: int [N]. seed: another one draws others; those of one
+    seed nest. Returns the sorted indices, int64.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"the fraction of a split lies in (0, 1], got data.fraction={fraction}")
-    ranks, counts = _ranks(keys, labels, b"subset")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 10**9:
+        raise ValueError(f"data.subset_seed={seed!r}: expected a whole number from 0 to 999999999")
+    ranks, counts = _ranks(keys, labels, b"subset" + (str(seed).encode() if seed else b""))
     return np.flatnonzero(ranks < np.maximum(1, np.rint(fraction * counts)))
 
 

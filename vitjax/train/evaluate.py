@@ -30,7 +30,7 @@ from vitjax.train.setup import Experiment
 
 SHEET = 40  # images of the prediction sheet
 # Settings of `data` that choose examples: what they choose is in the digest of a split.
-SPLITTING = ("name", "train", "test", "validation", "minival", "fraction")
+SPLITTING = ("name", "train", "test", "validation", "minival", "fraction", "subset_seed")
 # And those that say where it lies, or under what terms.
 PLACES = ("path", "data_dir", "mask", "part", "depth", "points", "licence")
 
