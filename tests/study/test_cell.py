@@ -11,6 +11,7 @@ from vitjax.study import results
 from vitjax.study.grid import Cell
 
 
+@pytest.mark.slow
 def test_the_best_rate_on_held_out_data_is_tested_once(plan, tmp_path, monkeypatch):
     tested = []
     real = cell_lib.reopen.open_run
