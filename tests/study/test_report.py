@@ -156,9 +156,9 @@ def test_the_page_needs_nothing_else_and_tables_hold_every_number(tmp_path):
     page = report.write(tmp_path / "x", out, 60).read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert "it &lt;broke&gt;" in page and "41 of 42 cells" in page
-    for part in ("accuracy against data", "linear probe against data", "kNN against data"):
+    for part in ("Against data: accuracy", "Against data: linear probe", "Against data: kNN"):
         assert part in page
-    assert "measures of bias against data" in page
+    assert "Measures of bias against data" in page
     pictures = {file.name for file in out.glob("*.png")}
     wanted = ("accuracy", "linear", "knn", "pairs", "cost", "bias")
     assert pictures == {f"supervised_steps_{key}.png" for key in wanted}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vitjax.study import curves
 from vitjax.study.analysis import Measure, View
@@ -167,19 +167,14 @@ def label_data(axes: Axes, label: str) -> None:
     plain(axes.xaxis)
     axes.set_xlabel("training images")
     axes.set_ylabel(label)
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
 
 
 def plain(axis) -> None:
-    """1,000 instead of 10^3."""
+    """1, 2, 5, 10, 20, ... instead of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
-    low, high = axis.get_view_interval()
-    if high < 30 * low:  # less than a decade and a half has too few major ticks
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}"))
-        for label in axis.get_minorticklabels():
-            label.set_fontsize("x-small")
-    else:
-        axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, file: Path) -> None:

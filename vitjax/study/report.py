@@ -35,7 +35,7 @@ def write(workdir: Path, out: Path, replicates: int = curves.REPLICATES) -> Path
     sentences = words.summary(study, views)
     sections = [Section("In plain words", sentences)]
     for view in views:
-        named = f"{view.objective}, {view.budget}: " if len(views) > 1 else ""
+        named = f" ({view.objective}, {view.budget})" if len(views) > 1 else ""
         sections += _view(study, view, named, out)
     sections.append(_ran(study))
     tables.write(study, views, sentences, out)
@@ -61,7 +61,7 @@ def _view(study: Study, view: View, named: str, out: Path) -> list[Section]:
         )
         sections.append(
             Section(
-                f"{named}{measure.label} against data",
+                f"Against data: {measure.label}{named}",
                 pictures=[picture],
                 tables=[_points(measure), *_fits(measure)],
             )
@@ -157,7 +157,7 @@ def _pairs(view: View, measure: Measure, named: str, prefix: str, out: Path) -> 
         "beyond the sizes that were run"
     )
     return Section(
-        f"{named}who is ahead, and by how much",
+        f"Who is ahead, and by how much{named}",
         pictures=[picture],
         tables=[crossings, Table(caption, header, rows)],
     )
@@ -198,7 +198,7 @@ def _cost(study: Study, view: View, measure: Measure, named, prefix, out) -> Sec
         "the last steps, on augmented images"
     )
     return Section(
-        f"{named}cost", [f"The budget: {budget}."], [picture], [Table(caption, header, rows)]
+        f"Cost{named}", [f"The budget: {budget}."], [picture], [Table(caption, header, rows)]
     )
 
 
@@ -207,7 +207,7 @@ def _bias(view: View, named: str, prefix: str, out: Path) -> Section:
     figures.draw_bias(view, file)
     alt = f"Measures of bias against training images: {', '.join(view.bias)}"
     caption = f"Mean over seeds with its {words.INTERVAL}."
-    return Section(f"{named}measures of bias against data", pictures=[Picture(file, alt, caption)])
+    return Section(f"Measures of bias against data{named}", pictures=[Picture(file, alt, caption)])
 
 
 def _ran(study: Study) -> Section:

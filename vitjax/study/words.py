@@ -49,7 +49,7 @@ def _with_interval(middle, low, high, value: Value) -> str:
 
 def verdict(pair: Pair) -> str:
     """The crossing in a few words, for a table."""
-    found, largest = pair.verdict, pair.rows[-1].images
+    found = pair.verdict
     if found.kind == "undecided":
         return "no size tells them apart"
     if found.kind == "several":
@@ -57,7 +57,12 @@ def verdict(pair: Pair) -> str:
     if found.kind == "crossing":
         at, low, high = map(count, found.at)
         return f"{found.follower}, then {found.leader}, from {at} images ({low} to {high})"
-    return f"no crossing in range: {found.leader} ahead, up to {count(largest)} images"
+    decided = [row.images for row in pair.rows if row.sign]
+    sizes = f"at {count(decided[0])} images"
+    if len(decided) > 1:
+        sizes = f"from {count(decided[0])} to {count(decided[-1])} images"
+    equal = "" if pair.rows[-1].sign else f", not told apart at {count(pair.rows[-1].images)}"
+    return f"no crossing in range: {found.leader} ahead {sizes}{equal}"
 
 
 def summary(study: Study, views: list[View]) -> list[str]:
@@ -175,18 +180,19 @@ def _trend(mine: Pair) -> str:
     approach = mine.verdict.approach
     if approach == "unknown":
         return ""
-    narrower = abs(mine.rows[-1].gap.value) < abs(mine.rows[0].gap.value)
+    first, last = mine.rows[0].gap, mine.rows[-1].gap
+    narrower, wider = last.high < first.low, last.low > first.high
     says = {
         "closing": "As a ratio of errors the lead shrinks with data. ",
         "widening": "As a ratio of errors the lead grows with data. ",
         "steady": "As a ratio of errors the lead neither shrinks nor grows for certain. ",
     }[approach]
-    opposite = (narrower and approach == "widening") or (not narrower and approach == "closing")
+    opposite = (narrower and approach == "widening") or (wider and approach == "closing")
     return says + ("Gap and ratio tell opposite stories here. " if opposite else "")
 
 
 def _multiplier(mine: Pair) -> str:
-    row = mine.rows[0]
+    row = next(row for row in mine.rows if row.sign)  # the smallest size that tells them apart
     if math.isnan(row.multiplier.value):
         return ""
     who = f"with {count(row.images)} images, {mine.second}"
