@@ -1,5 +1,7 @@
 """Attention within encoders: the parameters of flax's layers, and any implementation beneath."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ from test_encoders import COATNET, VIT
 
 from vitjax import models
 from vitjax.models.attention import HeadsDense
+from vitjax.ops import quadratic
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [((6,), (3, 4)), ((3, 4), (5,))])
@@ -55,3 +58,21 @@ def test_an_implementation_nobody_knows_is_refused_by_its_key():
     for name, settings in (("vit", VIT), ("coatnet", COATNET)):
         with pytest.raises(ValueError, match=r"encoder.attention.*flsh"):
             models.create(name, **settings, attention="flsh")
+
+
+def test_a_whole_network_of_convolutions_is_one_of_attention(fill):
+    """Both convolutions of the tutorials' network replaced: ReLU, pools and units stay."""
+    encoder = models.create("classic", variant="convpool")
+    variables = fill(encoder, 12)
+    params = variables["params"]
+    x = np.random.default_rng(0).normal(size=(2, 12, 12, 3)).astype(np.float32)
+    want = jax.jit(encoder.apply)(variables, x)[0]
+    attend = jax.jit(partial(quadratic.attend, padding=1))
+    for name in ("conv1", "conv2"):
+        layer = quadratic.init_as_convolution(params[name]["kernel"], params[name]["bias"])
+        x = jax.nn.relu(attend(layer, x))
+        x = x.reshape(2, x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean(axis=(2, 4))
+    assert np.abs(x - want.patches).max() < 1e-5 * np.abs(want.patches).max()
+    dense = params["dense"]
+    pooled = jax.nn.relu(x.reshape(2, -1) @ dense["kernel"] + dense["bias"][None])
+    assert np.abs(pooled - want.pooled).max() < 1e-5 * np.abs(want.pooled).max()
