@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from test_encoders import COATNET, VIT
+from test_encoders import COATNET, CONVIT, VIT
 
 from vitjax import models
 from vitjax.models.attention import HeadsDense
@@ -32,6 +32,7 @@ def test_a_projection_is_flaxs_dense_general_from_its_first_values_on(inputs, ou
     ("name", "settings"),
     [
         ("vit", VIT),
+        ("convit", CONVIT | {"depth": 2, "local": 1}),
         pytest.param("coatnet", COATNET | {"depths": (1, 1, 1, 1)}, marks=pytest.mark.slow),
     ],
 )
@@ -55,7 +56,7 @@ def test_the_kernel_gives_an_encoder_the_numbers_of_the_reference(name, settings
 
 
 def test_an_implementation_nobody_knows_is_refused_by_its_key():
-    for name, settings in (("vit", VIT), ("coatnet", COATNET)):
+    for name, settings in (("vit", VIT), ("coatnet", COATNET), ("convit", CONVIT)):
         with pytest.raises(ValueError, match=r"encoder.attention.*flsh"):
             models.create(name, **settings, attention="flsh")
 
