@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vitjax.evaluators import FeatureCache, extract
-from vitjax.evaluators.features import encode_in_batches, take_sample
+from vitjax.evaluators.features import in_batches, take_sample
 
 N, D, C = 21, 3, 5
 
@@ -116,7 +116,7 @@ def test_a_split_is_encoded_once_in_a_round_and_timed():
 
     def look(name):
         worked.append(f"sample {name}")
-        return take_sample(crop, look_at, batches(split(), 8))
+        return take_sample(crop, look_at, measure_at, batches(split(), 8))
 
     cache = FeatureCache(features, look)
     first = cache.get("train", ("pooled",))
@@ -140,31 +140,38 @@ def look_at(images):
     return images.mean((1, 2), dtype=np.float32), images[:, ::2, ::2].astype(np.float32)
 
 
+def measure_at(function, images):
+    return function(images)
+
+
 @pytest.mark.parametrize("size", [4, 32])
 def test_a_sample_holds_every_example_once_in_order(size):
     examples = split()
     mixed = np.random.default_rng(1).permutation(N)
     given = batches({k: v[mixed] for k, v in examples.items()}, size)
-    sample = take_sample(crop, look_at, given)
+    sample = take_sample(crop, look_at, measure_at, given)
     np.testing.assert_array_equal(sample.images, examples["image"])
     np.testing.assert_array_equal(sample.rows, np.arange(N))
     np.testing.assert_array_equal(sample.mask, examples["image"][..., 0])
     np.testing.assert_array_equal(sample.patches, examples["image"][:, ::2, ::2])
-    assert sample.part is None and sample.encode is look_at
+    assert sample.part is None
+    assert sample.encode is look_at and sample.measure is measure_at
 
 
 @pytest.mark.parametrize("count", [1, 4, 11])
-def test_images_are_encoded_in_batches_of_one_size_and_none_is_lost(count):
+def test_rows_go_in_batches_of_one_size_and_none_is_lost(count):
     images, sizes = split()["image"][:count], []
 
-    def device(batch):
-        sizes.append(len(batch))
-        return jnp.mean(batch, (1, 2)), batch[:, :1]
+    def device(batch, more):
+        sizes.append((len(batch), len(more)))
+        return jnp.mean(batch, (1, 2)) + 0 * more[:, None], batch[:, :1] + more[:, None, None, None]
 
-    pooled, rows = encode_in_batches(device, jnp.asarray, 4)(images)
+    more = np.arange(count)
+    pooled, rows = in_batches(device, jnp.asarray, 4)(images, more)
     np.testing.assert_allclose(pooled, images.mean((1, 2)), rtol=1e-5)
-    np.testing.assert_array_equal(rows, images[:, :1])
-    assert set(sizes) == {4}
+    want = images[:, :1] + more[:, None, None, None].astype(np.float32)
+    np.testing.assert_array_equal(rows, want)
+    assert set(sizes) == {(4, 4)}
 
 
 def test_features_that_are_not_finite_are_refused():

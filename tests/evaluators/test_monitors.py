@@ -9,7 +9,7 @@ from scipy.special import hyp0f1
 
 from vitjax.evaluators import Frozen, monitors
 from vitjax.evaluators.features import Sample
-from vitjax.ops.statistics import cka, rankme, uniformity, unit_rows
+from vitjax.ops.statistics import cka, rankme, unbiased_cka, uniformity, unit_rows
 
 N, D, M, S = 173, 11, 75, 12
 
@@ -60,8 +60,11 @@ def test_they_are_their_definitions(validation):
         "nearest_neighbour": distances.min(axis=1).mean(),
         "std": np.std(unit, axis=0).mean() * np.sqrt(D),
         "cka_layer_1": alike(layers[0], layers[1]),
+        "cka_unbiased_layer_1": unbiased_cka(layers[0], layers[1]),
         "cka_layer_2": alike(layers[0], layers[2]),
+        "cka_unbiased_layer_2": unbiased_cka(layers[0], layers[2]),
         "cka_layer_3": alike(layers[0], layers[3]),
+        "cka_unbiased_layer_3": unbiased_cka(layers[0], layers[3]),
         "alignment": got["alignment"],
         "class_patch_cosine": np.mean(cosines),
     }
@@ -112,6 +115,21 @@ def test_both_ways_to_compute_cka_agree():
     x, y = rng.normal(size=(40, 39)), rng.normal(size=(40, 13))
     wide = np.pad(x, ((0, 0), (0, 5)))  # the same kernel, wider than n
     assert cka(wide, y) == pytest.approx(cka(x, y), rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "biased"), [(16, 0.94), (64, 0.80), (256, 0.50)])
+def test_unbiased_cka_of_strangers_is_0_where_cka_is_not(n, biased):
+    """256 numbers each. A copy with noise of variance v is at 1 / (1 + v), at any n."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 4096, 256))
+    batches = [(x[at : at + n], y[at : at + n]) for at in range(0, 1024, n)]
+    assert np.mean([cka(*each) for each in batches]) == pytest.approx(biased, abs=0.01)
+    assert unbiased_cka(x, y, n) == pytest.approx(0, abs=0.02)
+    noisy = x + np.sqrt(0.6) * y
+    assert unbiased_cka(x, noisy, n) == pytest.approx(1 / 1.6, abs=0.02)
+    assert cka(x[:n], noisy[:n]) > 0.7
+    assert unbiased_cka(x, 3 * x + 5, n) == pytest.approx(1)
+    assert np.isnan(unbiased_cka(x, 0 * x, n))
 
 
 def test_two_views_of_plain_colour_are_aligned_and_of_noise_are_not(validation):

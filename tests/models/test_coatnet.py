@@ -187,6 +187,11 @@ def test_stochastic_depth_drops_a_branch_of_some_images_and_doubles_the_others(b
     assert set(times) == {0, 2}
 
 
+def last_attention(encoder):
+    name, _ = encoder.attends[-1]
+    return jax.jit(lambda *given: encoder.attention(*given, [name])[name])
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_attention_is_that_of_the_last_block(depth, fill):
     """Its queries set to zero, only its own bias is left."""
@@ -198,7 +203,8 @@ def test_attention_is_that_of_the_last_block(depth, fill):
     for array in ("kernel", "bias"):
         last["query"][array] = last["query"][array].at[place].set(0.0)
     bias = position.relative_bias(last["position_bias"][place], 2, 2)
-    weights = jax.jit(encoder.attention)(variables, images_of(2, 64))
+    assert encoder.attends[0] == ("stage_3_block_00", 0) and len(encoder.attends) == 1 + depth
+    weights = last_attention(encoder)(variables, images_of(2, 64))
     heads = 2 if depth == 1 else 3  # as many as 64 channels coming in have, or 96
     assert weights.shape == (2, heads, 4, 4) and weights.dtype == jnp.float32
     want = np.broadcast_to(special.softmax(bias, -1), weights.shape)
@@ -208,7 +214,7 @@ def test_attention_is_that_of_the_last_block(depth, fill):
 def test_attention_is_on_what_enters_the_last_block(fill):
     """The block before it changed, its weights change; its own MLP changed, they do not."""
     encoder = create("0", depths=(1, 1, 1, 3))
-    attention = jax.jit(encoder.attention)
+    attention = last_attention(encoder)
     images = images_of(2, 64)
     want = attention(fill(encoder, 64), images)
 
@@ -219,6 +225,28 @@ def test_attention_is_on_what_enters_the_last_block(fill):
         return np.abs(attention(variables, images) - want).max()
 
     assert changed(-1) == 0 and changed(-2) > 1e-3
+
+
+def test_attention_of_every_block_is_that_of_a_network_that_ends_there(fill):
+    """Weights of a block do not depend on what follows it."""
+    long, short = (create("0", depths=(1, 1, 2, n)) for n in (3, 2))
+    variables = fill(long, 64)
+    names = [name for name, _ in long.attends]
+    assert names == [
+        *(f"stage_3_block_0{i}" for i in (0, 1)),
+        *(f"stage_4_block_0{i}" for i in (0, 1, 2)),
+    ]
+    got = jax.jit(functools.partial(long.attention, names=names))(variables, images_of(2, 64))
+    params = dict(variables["params"])
+    rest = dict(params["stage_4"])
+    rest["blocks"] = jax.tree.map(lambda leaf: leaf[:1], rest["blocks"])
+    ended = {**variables, "params": params | {"stage_4": rest}}
+    want = jax.jit(functools.partial(short.attention, names=names[:-1]))(ended, images_of(2, 64))
+    assert got["stage_3_block_00"].shape == (2, 2, 16, 16)  # 32 to 64 channels, out of 64
+    for name in names[:-1]:
+        np.testing.assert_allclose(got[name], want[name], atol=1e-6)
+        np.testing.assert_allclose(got[name].sum(-1), 1, rtol=1e-5)
+    assert np.abs(got[names[-1]] - got[names[-2]]).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from vitjax import models
-from vitjax.models import coatnet, convnext, heads
+from vitjax.models import coatnet, convit, convnext, heads
 
 CLASS = {"pool": "cls", "class_position": True}
 SCALED = {"layer_scale": 1e-5, "mask_token": True}
@@ -126,6 +126,13 @@ TABLE = [
     (of("coatnet", "rmlp_2_rw"), 224, 1000, 0, 73_881_264),
     (of("coatnet", "rmlp_3_rw"), 224, 1000, 0, 165_152_788),
     (of("coatnet", "3_rw"), 224, 11_821, 0, 181_805_305),  # the classes of its weights
+    # timm (the "+" by its class: heads of 64)
+    (of("convit", "Ti/16"), 224, 1000, 0, 5_710_512),
+    (of("convit", "S/16"), 224, 1000, 0, 27_777_322),
+    (of("convit", "B/16"), 224, 1000, 0, 86_540_040),
+    (of("convit", "Ti+/16"), 224, 1000, 0, 9_972_912),
+    (of("convit", "S+/16"), 224, 1000, 0, 48_979_882),
+    (of("convit", "B+/16"), 224, 1000, 0, 153_134_856),
     # the papers (Neural Computation 1(4), 1989; torchvision's form of arXiv:1404.5997)
     (of("classic", "zip1989"), 16, 10, 0, 9_760),
     (of("classic", "lenet5"), 32, 0, 0, 60_000),  # less its output layer
@@ -152,7 +159,12 @@ def test_the_published_number_of_parameters(encoder, image_size, classes, hidden
 
 
 @pytest.mark.parametrize(
-    ("name", "variants"), [("convnext", convnext.VARIANTS), ("coatnet", coatnet.VARIANTS)]
+    ("name", "variants"),
+    [
+        ("convnext", convnext.VARIANTS),
+        ("coatnet", coatnet.VARIANTS),
+        ("convit", [f"{size}/16" for size in convit.SIZES]),
+    ],
 )
 def test_no_variant_is_left_out(name, variants):
     assert {row["variant"] for (other, row), *_ in TABLE if other == name} == set(variants)

@@ -26,6 +26,7 @@ MODERN = {
 }
 CONVNEXT = {"variant": "T", "depths": (1, 2, 1, 1), "dims": (4, 6, 8, 10), "patch": 1}
 COATNET = {"variant": "0", "depths": (1, 2, 2, 1), "dims": (4, 32, 32, 64), "stem": (4, 8)}
+CONVIT = {"variant": "Ti/4", "width": 32, "depth": 3, "local": 2, "mlp": 24, "mask_token": True}
 SMALL = [
     ("vit", VIT),
     ("vit", VIT | {"pool": "cls", "positions": "sincos", "scan": False}),
@@ -39,6 +40,7 @@ SMALL = [
     ("convnext", CONVNEXT | {"variant": "V2-T"}),
     ("coatnet", COATNET),
     ("coatnet", COATNET | {"variant": "0_rw"}),
+    ("convit", CONVIT),
     ("mixer", {"variant": "B/8", "width": 12, "depth": 3, "token_mlp": 6, "channel_mlp": 10}),
     ("classic", {"variant": "lenet5"}),
     ("classic", {"variant": "convpool"}),
@@ -72,7 +74,8 @@ def test_every_encoder_gives_the_same_fields(name, settings, train):
     assert encoder.width == D or name == "classic"  # they read a layer behind the map
     assert features.tokens.shape == (2, encoder.prefix + side * side, D)
     settings = {"registers": 0} | settings
-    assert encoder.prefix == (("pool", "cls") in settings.items()) + settings["registers"]
+    classed = ("pool", "cls") in settings.items() or name == "convit"
+    assert encoder.prefix == classed + settings["registers"]
     assert set(features.layers) == set(wanted)
     assert features.layers[wanted[0]].shape == features.patches.shape
     assert all(map.ndim == 4 and map.shape[0] == 2 for map in features.layers.values())

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_encoders import COATNET, CONVNEXT, MODERN, RESNET, VIT
+from test_encoders import COATNET, CONVIT, CONVNEXT, MODERN, RESNET, VIT
 
 from vitjax import models
 from vitjax.sharding import mesh as mesh_lib
@@ -16,6 +16,7 @@ CASES = [
     ("bit", {"variant": "R26x1", "depths": (1, 2), "width": 32, "form": "postact"}),
     ("convnext", CONVNEXT | {"variant": "V2-T"}),
     ("coatnet", COATNET),
+    ("convit", CONVIT),
     ("mixer", {"variant": "B/8", "width": 12, "depth": 3, "token_mlp": 6, "channel_mlp": 10}),
     ("classic", {"variant": "convpool"}),
 ]

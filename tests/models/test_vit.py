@@ -1,5 +1,7 @@
 """The Vision Transformer: its forms agree, and its parts do what their papers say."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -169,11 +171,15 @@ def test_patches_are_a_set_but_for_their_positions(fill):
 @pytest.mark.parametrize(
     ("settings", "prefix"), [({"pool": "cls"}, 1), ({"depth": 1}, 0), ({"dtype": "bfloat16"}, 0)]
 )
-def test_attention_of_the_last_block_is_flaxs_and_gives_its_output(settings, prefix, fill):
+def test_attention_of_every_block_is_flaxs_and_that_of_the_last_gives_its_output(
+    settings, prefix, fill
+):
     encoder = vit(**settings)
     variables = fill(encoder, H)
-    got = jax.jit(encoder.attention)(variables, jnp.asarray(IMAGES))
-    assert encoder.prefix == prefix
+    names = [name for name, before in encoder.attends if before == prefix == encoder.prefix]
+    assert names == list(encoder.layers)
+    everywhere = jax.jit(partial(encoder.attention, names=names))(variables, jnp.asarray(IMAGES))
+    got = everywhere[names[-1]]
     assert got.shape == (2, 2, 6 + prefix, 6 + prefix) and got.dtype == jnp.float32
     np.testing.assert_allclose(got.sum(-1), 1, atol=1e-6)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
@@ -181,7 +187,12 @@ def test_attention_of_the_last_block_is_flaxs_and_gives_its_output(settings, pre
     blocks = [
         jax.tree.map(lambda leaf, i=i: leaf[i], p["blocks"]) for i in range(len(encoder.layers))
     ]
-    for before in blocks[:-1]:
+    for name, before in zip(names, blocks[:-1], strict=False):
+        q, k, _ = (jnp.asarray(y.swapaxes(1, 2), jnp.float32) for y in project(x, before))
+        want = nn.dot_product_attention_weights(q, k)
+        np.testing.assert_allclose(
+            everywhere[name], want, atol=0.05 if "dtype" in settings else 1e-5
+        )
         x = block(x, before)
     q, k, _ = (jnp.asarray(part.swapaxes(1, 2), jnp.float32) for part in project(x, blocks[-1]))
     bfloat16 = "dtype" in settings
@@ -194,7 +205,7 @@ def test_attention_of_the_last_block_is_flaxs_and_gives_its_output(settings, pre
 
 def test_an_encoder_without_attention_has_none():
     resnet = models.create("resnet", variant="18")
-    assert resnet.attention is None and resnet.prefix == 0
+    assert resnet.attention is None and resnet.attends == () and resnet.prefix == 0
 
 
 @pytest.mark.parametrize("pool", ["gap", "cls", "map"])

@@ -113,3 +113,19 @@ def test_grey_is_luma_in_three_channels():
     np.testing.assert_allclose(got[0, 0, 0], 255 * 0.2989, rtol=1e-5)
     np.testing.assert_allclose(got[0, 1, 2], 9, rtol=1e-3)
     assert (got[..., :1] == got).all()
+
+
+def test_wrapped_moves_are_numpys_roll():
+    images = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), np.uint8)
+    moves = [(1, -2), (-5, 0), (3, 4)]
+    got = alterations.translate(images, np.array(moves), "wrap")
+    for image, move, want in zip(got, moves, images, strict=True):
+        np.testing.assert_array_equal(image, np.roll(want, move, (0, 1)))
+
+
+def test_enlarged_is_the_middle_with_every_pixel_four():
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    got = alterations.enlarge(images)
+    assert got.dtype == np.float32 and got.shape == images.shape
+    np.testing.assert_array_equal(got[1, 2:4, 6:8], np.broadcast_to(images[1, 3, 5], (2, 2, 3)))
+    np.testing.assert_array_equal(got[:, ::2, ::2], images[:, 2:6, 2:6])

@@ -49,6 +49,23 @@ def test_one_device_and_eight_give_the_same_numbers(shapes, monkeypatch):
     assert {name.split("/")[2] for name in many} == set(QUICK)
 
 
+def test_measures_of_bias_are_those_of_one_device(shapes, monkeypatch):
+    """They differentiate, and look at attention, a few images at a time."""
+    shapes["evaluators"] = {
+        "bias_attention": {"each": "layer"},
+        "bias_equivariance": {},
+        "bias_field": {"images": 20, "draws": 1},
+        "bias_spectrum": {"layers": True},
+    }
+    many = numbers(shapes)
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *args: one)
+    assert numbers(shapes) == pytest.approx(many, rel=1e-4, abs=1e-5, nan_ok=True)
+    assert {name.split("/")[2] for name in many} == set(shapes["evaluators"])
+    assert 0 < many["eval/validation/bias_attention/of_uniform_block_01"] < 1.3
+    assert many["eval/validation/bias_equivariance/shift_error"] > 0
+
+
 def test_a_split_is_read_once_and_its_sample_once_whatever_is_asked(shapes, monkeypatch):
     opened = reopen.open_run(shapes)
     passes = []

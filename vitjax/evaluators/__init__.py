@@ -13,16 +13,20 @@ from vitjax.evaluators import (
     corruptions,
     cues,
     depth,
+    equivariance,
     fewshot,
     foreground,
     knn,
     linear,
+    locality,
     logistic,
     matching,
     monitors,
     patch_knn,
+    receptive_field,
     retrieval,
     segmentation,
+    spectrum,
     tokencut,
 )
 from vitjax.evaluators.features import FeatureCache, Frozen, extract
@@ -81,6 +85,11 @@ EVALUATORS = {
     "scale": altered(alterations.scale, alterations.check_scale),
     "cue_conflict": altered(cues.cue_conflict, cues.check_cue_conflict),
     "style": altered(cues.style, cues.check_style),
+    # Of what is built in, or learned: the study plots what begins with "bias".
+    "bias_attention": dense(locality),
+    "bias_equivariance": dense(equivariance),
+    "bias_field": dense(receptive_field),
+    "bias_spectrum": altered(spectrum.run, spectrum.check),
 }
 
 

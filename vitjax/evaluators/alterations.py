@@ -13,7 +13,7 @@ from vitjax.evaluators import readout as readouts
 from vitjax.evaluators.features import Frozen
 from vitjax.ops import alterations
 
-PADDINGS = ("reflect", "edge")
+PADDINGS = ("reflect", "edge", "wrap")
 
 
 def shift(
@@ -32,7 +32,8 @@ def shift(
     Every image is moved `draws` times, down and right by up to `share` of its side either way.
     consistency: how often the answers to two moves of an image agree (arXiv:1904.11486), over
     all pairs of moves; cosine: mean similarity of a moved image's features to the image's.
-    The paper crops a larger image instead; here what moves in is `padding`: "reflect" or "edge".
+    The paper crops a larger image instead; here what moves in is `padding`: "reflect", "edge"
+    or "wrap".
     """
     check_shift(share=share, draws=draws, padding=padding, readout=readout, k=k, seed=seed)
     sample = readouts.look(validation, "shift")

@@ -11,6 +11,20 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
+class Inside(NamedTuple):
+    """A frozen encoder from within: functions that jax traces and differentiates, of images
+    [n, S, S, 3] in 0..255.
+
+    layers, attends: names, see `models.features.Encoder`. features(images, layers=()) -> Features,
+    float32. attention(images, names) -> see Encoder.attention; None without.
+    """
+
+    layers: tuple[str, ...]
+    attends: tuple[tuple[str, int], ...]
+    features: Callable
+    attention: Callable | None
+
+
 class Sample(NamedTuple):
     """Some images of a split, looked at closely: pixels, what is known of them, patch features.
 
@@ -24,6 +38,10 @@ class Sample(NamedTuple):
     pooled: np.ndarray  # [M, D] float32
     patches: np.ndarray  # [M, h, w, D] float32
     encode: Callable  # images [n, S, S, 3] in 0..255 -> (pooled [n, D], patches [n, h, w, D])
+    # (function, images, *more [n, ...]) -> host tree of function(Inside, images, *more), jitted and
+    # a few images at a time: whatever it gives has a leading axis n. Give a function of a module,
+    # not one made anew, so that it compiles once.
+    measure: Callable | None = None
     mask: np.ndarray | None = None  # [M, S, S] uint8: class + 1; 0 background, 255 unknown
     part: np.ndarray | None = None  # [M, S, S] uint8: part, from 1; 0 none, 255 unknown
     depth: np.ndarray | None = None  # [M, S, S] float32: metres; 0 unknown
@@ -109,18 +127,20 @@ def real_rows(out: dict) -> dict:
     return jax.tree.map(lambda rows: rows[keep], out)
 
 
-def take_sample(crop: Callable, encode: Callable, batches: Iterable[dict]) -> Sample:
+def take_sample(
+    crop: Callable, encode: Callable, measure: Callable, batches: Iterable[dict]
+) -> Sample:
     """Look closely at the examples of `batches` (as for `in_order`, with annotations).
 
     crop(batch) -> dict of global arrays: image, label, index, and annotations of the crop.
-    encode: see Sample.
+    encode, measure: see Sample.
     """
     whole = in_order(crop(batch) for batch in batches)
     images, rows = whole.pop("image"), whole.pop("index").astype(np.int64)
     label = whole.pop("label").astype(np.int32)
     pooled, patches = encode(images)
     require_finite(pooled)
-    return Sample(images, rows, label, pooled, patches, encode, **whole)
+    return Sample(images, rows, label, pooled, patches, encode, measure, **whole)
 
 
 def require_finite(pooled: np.ndarray) -> None:
@@ -133,20 +153,20 @@ def require_finite(pooled: np.ndarray) -> None:
         )
 
 
-def encode_in_batches(encode: Callable, put: Callable, size: int) -> Callable:
-    """The `encode` of a Sample: any number of host images, in batches of one size.
+def in_batches(function: Callable, put: Callable, size: int) -> Callable:
+    """A function of any number of rows of host arrays, from one of batches of `size` rows.
 
-    encode(images [size, S, S, 3]) -> a tree of global arrays [size, ...]. put(host images) -> the
-    same on the mesh.
+    function(global arrays [size, ...]) -> a tree of global arrays [size, ...]. put(host array) ->
+    the same on the mesh. Arrays are given as float32.
     """
 
-    def run(images):
+    def run(*arrays):
         parts, ahead = [], None
-        for at in range(0, len(images), size):
-            batch = np.asarray(images[at : at + size])
-            real = len(batch)
-            batch = np.pad(batch, ((0, size - real), *((0, 0),) * 3))
-            out = encode(put(batch.astype(np.float32)))
+        for at in range(0, len(arrays[0]), size):
+            rows = [np.asarray(array[at : at + size], np.float32) for array in arrays]
+            real = len(rows[0])
+            padded = (np.pad(r, ((0, size - real), *((0, 0),) * (r.ndim - 1))) for r in rows)
+            out = function(*(put(array) for array in padded))
             if ahead is not None:
                 parts.append(first_rows(*ahead))
             ahead = out, real

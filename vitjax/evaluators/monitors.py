@@ -12,7 +12,7 @@ import numpy as np
 
 from vitjax.evaluators.features import Frozen, Sample
 from vitjax.ops.crop import random_resized_crop
-from vitjax.ops.statistics import cka, rankme, uniformity, unit_rows
+from vitjax.ops.statistics import cka, rankme, unbiased_cka, uniformity, unit_rows
 
 IMAGES = 64  # two views of so many are held and encoded at a time
 
@@ -31,7 +31,8 @@ def run(
     which a rank says little. Of features divided by their norm: "uniformity" (the same module; 0
     is collapse), "nearest_neighbour" (mean Euclidean distance to the nearest; 0 is collapse),
     "std" (mean over dimensions of the standard deviation, times sqrt(D); 0 is collapse, 1 is
-    isotropic). "cka_layer_1", ...: linear CKA of the last layer with the one before it, and so on.
+    isotropic). "cka_layer_1", ...: linear CKA of the last layer with the one before it, and so
+    on; "cka_unbiased_layer_1", ...: without what few examples of wide features add to it.
     Of the sample: "alignment", the mean squared distance of the normalised features of two random
     views of an image (arXiv:2005.10242, sec. 4.1), each a random box of a share `area` of it,
     resized, and a flip; "class_patch_cosine", the mean cosine of an image's vector and each of its
@@ -52,6 +53,7 @@ def run(
     result = {"rankme": rankme(pooled), "examples": float(len(rows))} | spread(unit_rows(pooled))
     for i, layer in enumerate(layers[1:], start=1):
         result[f"cka_layer_{i}"] = cka(layers[0], layer)
+        result[f"cka_unbiased_layer_{i}"] = unbiased_cka(layers[0], layer)
     result["alignment"] = alignment(sample, tuple(area), seed)
     if sample.pooled.shape[1] == sample.patches.shape[-1]:  # else there is no angle: raw pixels
         result["class_patch_cosine"] = class_patch_cosine(sample)

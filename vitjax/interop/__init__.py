@@ -15,6 +15,7 @@ from vitjax.interop import (
     bit,
     classic,
     coatnet,
+    convit,
     convnext,
     files,
     mixer,
@@ -29,7 +30,7 @@ from vitjax.lookup import lookup
 
 # The first word is what --layout and --to take.
 PROJECTS = ("timm", "torchvision", "huggingface", "dinov2", "dinov3", "big_vision")
-FAMILIES = (vit, resnet, bit, convnext, coatnet, mixer, classic)
+FAMILIES = (vit, resnet, bit, convnext, coatnet, convit, mixer, classic)
 # project -> family (encoder.name, with a suffix where a project has several ways to name one) ->
 # how its tensors are named.
 LAYOUTS: dict[str, dict[str, Layout]] = {project: {} for project in PROJECTS}

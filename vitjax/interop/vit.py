@@ -29,7 +29,8 @@ def describe(shapes: Mapping[str, Shape], names: Names, **numerics) -> Spec | No
     body = names.body if head else ""
     embedding = f"{body}{names.embedding}.weight"
     first = body + names.block.format(0)
-    needed = [embedding, f"{first}{names.norm1}.weight"]
+    asked = names.qkv or f"{names.query}.weight"  # the gated blocks of a ConViT have others
+    needed = [embedding, f"{first}{names.norm1}.weight", f"{first}{asked}"]
     if names.positions is not None:
         needed.append(body + names.positions)
     if any(name not in shapes for name in needed) or len(shapes[embedding]) != 4:

@@ -1,7 +1,7 @@
 """Encoders. The only room that imports flax; everything else sees `features.Encoder`."""
 
 from vitjax.lookup import lookup
-from vitjax.models import bit, classic, coatnet, convnext, mixer, pixels, resnet, vit
+from vitjax.models import bit, classic, coatnet, convit, convnext, mixer, pixels, resnet, vit
 
 ENCODERS = {
     "vit": vit.create,
@@ -9,6 +9,7 @@ ENCODERS = {
     "bit": bit.create,
     "convnext": convnext.create,
     "coatnet": coatnet.create,
+    "convit": convit.create,
     "mixer": mixer.create,
     "classic": classic.create,
     "pixels": pixels.create,

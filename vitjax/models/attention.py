@@ -1,6 +1,7 @@
 """Multi-head attention as a Linen module; the arithmetic is in ops.attention."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -28,19 +29,21 @@ class HeadsDense(nn.Module):
     product and the kernel of attention (v5e, benchmarks/attention_tpu.py block).
 
     inputs, outputs: the dimensions of the kernel that are summed over, and that come out.
+    kernel_init: of the kernel as one matrix.
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     use_bias: bool = True
     dtype: Any = jnp.float32
+    kernel_init: Callable = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, x):  # [B, N, *inputs] -> [B, N, *outputs]
         flat = (math.prod(self.inputs), math.prod(self.outputs))
 
         def init(key, shape, dtype):
-            return nn.initializers.xavier_uniform()(key, flat, dtype).reshape(shape)
+            return self.kernel_init(key, flat, dtype).reshape(shape)
 
         kernel = self.param("kernel", init, (*self.inputs, *self.outputs), jnp.float32)
         # Without the barrier the gradient's product is given the kernel's shape back.

@@ -192,19 +192,19 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x, rates=None, collect=False):
-        """rates: None, or [length] float32. Returns the map, and what entered the last
-        block, with collect=True."""
+        """rates: None, or [length] float32. Returns the map, and with collect=True what entered
+        each block."""
         first = self.first(stride=2, name="first")
-        before, x = x, (first(x) if rates is None else first(x, rates[0]))
+        entered, x = [x], (first(x) if rates is None else first(x, rates[0]))
         if self.length > 1:
-            entered = x
+            second = x
             blocks = self.rest(stride=1, name="blocks")
             rates = None if rates is None else rates[1:]
             times = self.length - 1
             x, outputs = repeat(blocks, x, rates, length=times, scan=self.scan, collect=collect)
             if collect:
-                before = jnp.concatenate([entered[None], outputs])[-2]
-        return x, before
+                entered += [second, *outputs[:-1]]
+        return x, entered
 
 
 class CoAtNet(nn.Module):
@@ -219,15 +219,15 @@ class CoAtNet(nn.Module):
     attention: str | None
 
     @nn.compact
-    def __call__(self, images, train=False, mask=None, layers=(), attend=False):
-        """Features, or with attend=True the attention weights of the last block instead."""
+    def __call__(self, images, train=False, mask=None, layers=(), attend=()):
+        """Features, or the attention weights of the blocks that attend= names instead."""
         require_key(self, train, drop_path=self.drop_path)
         _check_size(images.shape[1:3])
         style, depths, dims, _ = self.variant
         rates = self._rates(train)
         x = mbconv.stem(images, self.variant.stem, act=style.act, train=train, dtype=self.dtype)
         x = hide(self, x, mask)
-        maps = {"stem": x}
+        maps, entered = {"stem": x}, {}
         for index, (length, features) in enumerate(zip(depths, dims, strict=True)):
             block = MBConv if index < 2 else AttentionBlock
             shared = {"features": features, "style": style, "train": train, "dtype": self.dtype}
@@ -237,10 +237,11 @@ class CoAtNet(nn.Module):
             rest = partial(rematerialise(block, self.remat, in_loop=self.scan), **shared)
             name = f"stage_{index + 1}"
             stage = Stage(first, rest, length, self.scan, name=name)
-            x, before = stage(x, rates[index], collect=attend and index == 3)
+            x, before = stage(x, rates[index], collect=bool(attend) and index >= 2)
             maps[name] = x
+            entered |= {f"{name}_block_{i:02d}": y for i, y in enumerate(before)}
         if attend:
-            return self._last_weights(before)
+            return {name: self._weights(name, entered[name]) for name in attend}
         wanted = {name: maps[name] for name in layers}
         vectors = {name: map.mean(axis=(1, 2)) for name, map in wanted.items()}
         norm = partial(block_norm, style=style, train=train, dtype=self.dtype, name="norm")
@@ -261,22 +262,30 @@ class CoAtNet(nn.Module):
         rates = np.linspace(0.0, self.drop_path, sum(depths), dtype=np.float32)
         return [jnp.asarray(part) for part in np.split(rates, np.cumsum(depths)[:-1])]
 
-    def _last_weights(self, x):
-        """x: what enters the last block -> its attention weights, in float32: the kernels of
-        attention never hold them."""
-        style, depths, dims, _ = self.variant
-        trees = {
-            kind: tree["stage_4"] for kind, tree in self.variables.items() if "stage_4" in tree
-        }
-        if depths[3] > 1:
-            trees = {kind: tree["blocks"] for kind, tree in trees.items()}
-            stride, last = 1, jax.tree.map(lambda leaf: leaf[-1], trees)
+    def _weights(self, name, x):
+        """x: what enters a block -> its attention weights, in float32: the kernels of attention
+        never hold them."""
+        stage, _, number = name.partition("_block_")
+        trees = {kind: tree[stage] for kind, tree in self.variables.items() if stage in tree}
+        if int(number):
+            at, stride = int(number) - 1, 1
+            trees = {
+                kind: jax.tree.map(lambda leaf: leaf[at], tree["blocks"])
+                for kind, tree in trees.items()
+            }
         else:
-            stride, last = 2, {kind: tree["first"] for kind, tree in trees.items()}
+            trees, stride = {kind: tree["first"] for kind, tree in trees.items()}, 2
+        features = self.variant.dims[LAYERS.index(stage) - 1]
         block = AttentionBlock(
-            dims[3], stride, style, False, jnp.float32, weights=True, parent=None
+            features, stride, self.variant.style, False, jnp.float32, weights=True, parent=None
         )
-        return block.apply(last, x.astype(jnp.float32))
+        return block.apply(trees, x.astype(jnp.float32))
+
+
+def attending(depths):
+    """Names of the blocks with attention, by the lengths of the four stages."""
+    stages = ("stage_3", depths[2]), ("stage_4", depths[3])
+    return tuple(f"{stage}_block_{i:02d}" for stage, length in stages for i in range(length))
 
 
 def create(
@@ -327,8 +336,11 @@ def create(
         layers=LAYERS,
         network=network,
         macs=lambda image_size: _macs(row, image_size),
-        attention=lambda variables, images: network.apply(
-            {"params": variables["params"], "batch_stats": variables["stats"]}, images, attend=True
+        attends=tuple((block, 0) for block in attending(row.depths)),
+        attention=lambda variables, images, names: network.apply(
+            {"params": variables["params"], "batch_stats": variables["stats"]},
+            images,
+            attend=tuple(names),
         ),
     )
 

@@ -57,9 +57,10 @@ class Encoder:
     multiply-adds of one forward pass of one image, without head. prefix: how many of
     `Features.tokens` stand before the patches. keeps: whether `apply` takes kept=. packs: whether
     there is an `apply_packed`.
-    attention(variables, images) -> float32 [B, heads, N, N], what each token of the last block
-    takes from each (rows sum to 1), tokens ordered as in `Features.tokens`; None for an encoder
-    without attention. It holds all of that: for a few images at a time.
+    attends: (name, tokens before the patches) of each block with attention, first to last; none for
+    an encoder without. attention(variables, images, names) -> {name: float32 [B, heads, N, N]},
+    what each token of these blocks takes from each (rows sum to 1); the patches are the last h * w
+    of the N. Under jax.jit only what is used of it is held.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Encoder:
     prefix: int = 0
     keeps: bool = False
     packs: bool = False
+    attends: tuple[tuple[str, int], ...] = ()
     attention: Callable | None = field(default=None, compare=False)
 
     def init(self, key, image_size=224):

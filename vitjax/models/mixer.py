@@ -13,7 +13,7 @@ from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
 from vitjax.models.layers import MLP, drop_path, embed_patches, layer_norm, refuse_mask, require_key
 from vitjax.models.precision import DTYPES
-from vitjax.models.stack import REMAT, rematerialise, repeat
+from vitjax.models.stack import REMAT, block_names, rematerialise, repeat
 from vitjax.ops.batch import keep_batch_sharded
 
 # B batch, h x w grid of patches, N = h * w tokens, D width, L depth.
@@ -165,10 +165,6 @@ def create(
         network=Mixer(size, patch, activation, drop_path, scan, remat, compute),
         macs=lambda image_size: _macs(size, patch, image_size),
     )
-
-
-def block_names(depth):
-    return tuple(f"block_{layer:02d}" for layer in range(depth))
 
 
 def _parse(variant):

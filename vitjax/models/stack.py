@@ -32,6 +32,11 @@ def rematerialise(block, remat, in_loop):
     return nn.remat(block, prevent_cse=not in_loop, policy=REMAT[remat])
 
 
+def block_names(length):
+    """What the layers of such a stack are called."""
+    return tuple(f"block_{layer:02d}" for layer in range(length))
+
+
 def repeat(block, x, rates=None, *, length, scan=True, collect=False):
     """Apply `length` copies of `block` in turn, with separate parameters and random keys.
 

@@ -47,7 +47,6 @@ class Block(nn.Module):
         """x: [B, N, D]. rate: of stochastic depth, a float32 scalar; None for none."""
         form = self.form
         norm = {"dtype": form.dtype, "eps": form.norm_eps}
-        attention = attention_of(form, self.grid, name="attention")
         mlp = MLP(form.mlp, form.activation, self.dropout, self.train, form.dtype, name="mlp")
 
         def scaled(branch, name):
@@ -57,9 +56,7 @@ class Block(nn.Module):
             return layer_scale(self, branch, form.layer_scale, name)
 
         def attend(x):
-            apart = None if self.lengths is None else segments(self.lengths, x.shape[0])
-            y = attention(layer_norm(x, name="norm1", **norm), segments=apart)
-            return scaled(y, "layer_scale1")
+            return scaled(self.attend(layer_norm(x, name="norm1", **norm)), "layer_scale1")
 
         def transform(x):
             return scaled(mlp(layer_norm(x, name="norm2", **norm)), "layer_scale2")
@@ -72,6 +69,11 @@ class Block(nn.Module):
             else:
                 x = x + branch(x)
         return keep_batch_sharded(x)
+
+    def attend(self, x):
+        """What is attended to, of normed tokens [B, N, D]."""
+        apart = None if self.lengths is None else segments(self.lengths, x.shape[0])
+        return attention_of(self.form, self.grid, name="attention")(x, segments=apart)
 
 
 def attention_of(form, grid, **place):
@@ -88,15 +90,15 @@ def attention_of(form, grid, **place):
     )
 
 
-def weights_of(form, grid, params, x):
+def weights_of(attention, params, x, norm_eps):
     """Attention weights of one block, [B, H, N, N] float32.
 
-    params: of that block. x: [B, N, D], what enters it. The kernels of attention never hold the
-    weights: queries and keys are made again, in float32.
+    attention: its module, of float32 arithmetic and without a parent: called with weights=True.
+    params: of the block. x: [B, N, D], what enters it. The kernels of attention never hold the
+    weights: queries and keys are made again.
     """
-    norm = nn.LayerNorm(epsilon=form.norm_eps, parent=None)
+    norm = nn.LayerNorm(epsilon=norm_eps, parent=None)
     y = norm.apply({"params": params["norm1"]}, x.astype(jnp.float32))
-    attention = attention_of(form._replace(dtype=jnp.float32), grid, parent=None)
     return attention.apply({"params": params["attention"]}, y, weights=True)
 
 

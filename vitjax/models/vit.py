@@ -18,8 +18,8 @@ from vitjax.models.layers import (
     require_key,
 )
 from vitjax.models.precision import DTYPES
-from vitjax.models.stack import REMAT, rematerialise, repeat
-from vitjax.models.transformer import AttentionPool, Block, Form, weights_of
+from vitjax.models.stack import REMAT, block_names, rematerialise, repeat
+from vitjax.models.transformer import AttentionPool, Block, Form, attention_of, weights_of
 from vitjax.models.vit_sizes import SIZES, Size, parse
 from vitjax.models.weight_standardised import STANDARDISATIONS, ResNetStem
 from vitjax.models.weight_standardised import macs as stem_macs
@@ -68,8 +68,8 @@ class ViT(nn.Module):
     remat: str
 
     @nn.compact
-    def __call__(self, images, train=False, mask=None, layers=(), attend=False, kept=None):
-        """Features, or with attend=True the attention weights of the last block instead. images may
+    def __call__(self, images, train=False, mask=None, layers=(), attend=(), kept=None):
+        """Features, or the attention weights of the blocks that attend= names instead. images may
         be a tuple of crops [B, k, H, W, 3], packed into one sequence an image: then Features of
         each of its members, for B * k crops."""
         require_key(self, train, dropout=self.dropout, drop_path=self.drop_path)
@@ -88,13 +88,18 @@ class ViT(nn.Module):
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         first = keep_batch_sharded(x)
         turned = grid[1:3] if self.positions == "rotary" else None
-        x, outputs = self._blocks(first, turned, train, collect=bool(layers) or attend)
+        x, outputs = self._blocks(first, turned, train, collect=bool(layers or attend))
         if attend:
-            before = outputs[-2] if self.size.depth > 1 else first
-            last = jax.tree.map(lambda leaf: leaf[-1], self.variables["params"]["blocks"])
-            return weights_of(self.form, turned, last, before)
+            return {name: self._weights(name, turned, first, outputs) for name in attend}
         norm = self._last_norm(prefix_tokens(self), train and images.shape[1])
         return self._features(x, outputs, grid, layers, norm)
+
+    def _weights(self, name, grid, first, outputs):
+        """first: what enters the first block; outputs: of all of them."""
+        at = block_names(self.size.depth).index(name)
+        block = jax.tree.map(lambda leaf: leaf[at], self.variables["params"]["blocks"])
+        attention = attention_of(self.form._replace(dtype=jnp.float32), grid, parent=None)
+        return weights_of(attention, block, outputs[at - 1] if at else first, self.form.norm_eps)
 
     def _features(self, x, outputs, grid, layers, norm):
         prefix = prefix_tokens(self)
@@ -346,8 +351,9 @@ def create(
         prefix=prefix_tokens(network),
         keeps=positions != "rotary",
         packs=positions != "rotary" and stem is None and pool != "map" and not local_norm_below,
-        attention=lambda variables, images: network.apply(
-            {"params": variables["params"]}, images, attend=True
+        attends=tuple((block, prefix_tokens(network)) for block in block_names(size.depth)),
+        attention=lambda variables, images, names: network.apply(
+            {"params": variables["params"]}, images, attend=tuple(names)
         ),
     )
 
@@ -359,10 +365,6 @@ def has_class(pool):
 def prefix_tokens(network):
     """How many tokens stand before the patches."""
     return int(has_class(network.pool)) + network.registers
-
-
-def block_names(depth):
-    return tuple(f"block_{layer:02d}" for layer in range(depth))
 
 
 def _check_numbers(size, registers, rates):

@@ -13,13 +13,15 @@ from vitjax.ops.corruption_fields import box_weights
 def translate(images, offsets, padding):
     """Moves image m down and right by offsets[m] = (dy, dx) whole pixels.
 
-    padding: "reflect" mirrors the image about its border pixels, "edge" repeats those. Offsets are
-    smaller than S.
+    padding: "reflect" mirrors the image about its border pixels, "edge" repeats those, "wrap" lets
+    what leaves come in on the other side. Offsets are smaller than S.
     """
     side = images.shape[1]
     at = np.arange(side)[None, None, :] - np.asarray(offsets)[:, :, None]  # [M, 2, S]
     if padding == "reflect":
         at = (side - 1) - np.abs((side - 1) - np.abs(at))
+    if padding == "wrap":
+        at = at % side
     at = np.clip(at, 0, side - 1)
     each = np.arange(len(images))[:, None, None]
     return images[each, at[:, 0, :, None], at[:, 1, None, :]].astype(np.float32)
@@ -63,6 +65,31 @@ def shrink(images, share):
     object_ = np.einsum("xw,mywc->myxc", weights, object_, optimize=True)
     canvas[:, start : start + small, start : start + small] = object_
     return canvas
+
+
+def enlarge(images):
+    """The middle of each image at twice its size, every pixel four; S is a multiple of 4."""
+    side = images.shape[1]
+    inner = slice(side // 4, side - side // 4)
+    return np.repeat(np.repeat(images[:, inner, inner], 2, 1), 2, 2).astype(np.float32)
+
+
+def ring_noise(images, rings, ring, strength, generators):
+    """Adds noise of one band of spatial frequencies, its deviation `strength` in each channel.
+
+    rings: frequencies from 0 to the highest of a row, side / 2 cycles an image, in so many bands of
+    equal width; ring: which, from 0, the lowest. generators: one of random numbers for each image.
+    Nothing is clipped: that would add other frequencies.
+    """
+    side = images.shape[1]
+    waves = np.hypot(*np.meshgrid(*[np.fft.fftfreq(side)] * 2, indexing="ij")) * 2  # 1 is Nyquist
+    inside = (waves > ring / rings) & (waves <= (ring + 1) / rings)
+    out = np.array(images, np.float32)
+    for image, generator in zip(out, generators, strict=True):
+        white = np.fft.fft2(generator.normal(size=image.shape), axes=(0, 1))
+        noise = np.fft.ifft2(white * inside[..., None], axes=(0, 1)).real
+        image += strength * noise / np.maximum(noise.std(axis=(0, 1)), 1e-12)
+    return out
 
 
 def swap_amplitude(images, styles):

@@ -17,8 +17,8 @@ from vitjax.evaluators.features import (
     FeatureCache,
     Frozen,
     Sample,
-    encode_in_batches,
     extract,
+    in_batches,
     in_order,
     take_sample,
 )
@@ -29,6 +29,7 @@ from vitjax.train.recipe import Recipe
 from vitjax.train.setup import Experiment
 
 SHEET = 40  # images of the prediction sheet
+MEASURED = 16  # images whose attention or gradient is held at a time
 # Settings of `data` that choose examples: what they choose is in the digest of a split.
 SPLITTING = ("name", "train", "test", "validation", "minival", "fraction", "subset_seed")
 # And those that say where it lies, or under what terms.
@@ -183,17 +184,23 @@ class Rounds:
             part, places = balanced(self.splits[split], self.sample_examples)
         else:
             part = self.splits[split].select(places)
-        mesh = self.experiment.mesh
-        rows = mesh_lib.batch_shards(mesh)
-        size = min(self.recipe.batch_size, -(-self.sample_examples // rows) * rows)
-        encode = encode_in_batches(
-            lambda images: self.experiment.frozen.look(state.params, state.extra, images),
-            lambda images: mesh_lib.put_rows(images, mesh),
-            size,
+        mesh, frozen = self.experiment.mesh, self.experiment.frozen
+        shards = mesh_lib.batch_shards(mesh)
+        size = min(self.recipe.batch_size, -(-self.sample_examples // shards) * shards)
+
+        def put(rows):
+            return mesh_lib.put_rows(rows, mesh)
+
+        def measure(function, *arrays):
+            run = frozen.measure(function)
+            few = -(-MEASURED // shards) * shards
+            return in_batches(lambda *rows: run(state.params, state.extra, rows), put, few)(*arrays)
+
+        encode = in_batches(
+            lambda images: frozen.look(state.params, state.extra, images), put, size
         )
-        sample = take_sample(
-            self.experiment.frozen.crop, encode, self._batches(part, size, annotated=True)
-        )
+        batches = self._batches(part, size, annotated=True)
+        sample = take_sample(frozen.crop, encode, measure, batches)
         return sample._replace(rows=places[sample.rows])
 
     def crops(self, split: str, places: np.ndarray) -> np.ndarray:

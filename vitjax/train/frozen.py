@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
+from vitjax.evaluators.features import Inside
 from vitjax.models.features import Encoder
 from vitjax.objectives import Objective
 from vitjax.sharding import mesh as mesh_lib
@@ -26,13 +26,14 @@ class FrozenEncoder(NamedTuple):
     that a probe is trained on instead of the evaluation crop.
     crop(batch) -> the evaluation crop before it is normalised, see augment.eval_crop.
     look(params, extra, images [B, S, S, 3] float32 in 0..255) -> (pooled [B, D], patches
-    [B, h, w, D]). attend(params, extra, images) -> see Encoder.attention; None without.
+    [B, h, w, D]). measure(function)(params, extra, arrays) -> function(Inside, *arrays), the first
+    of the arrays [B, ...] being images in 0..255.
     """
 
     encode: Callable
     crop: Callable
     look: Callable
-    attend: Callable | None
+    measure: Callable
 
 
 def frozen_encoder(
@@ -40,7 +41,6 @@ def frozen_encoder(
 ) -> FrozenEncoder:
     """views: of setup.make_views. placed: the shardings of the state."""
     batch = NamedSharding(mesh, mesh_lib.BATCH)
-    whole = NamedSharding(mesh, P())
     weights = (placed.params, placed.extra)
 
     def encode(params, extra, batch, fields, probe_seed):
@@ -65,9 +65,22 @@ def frozen_encoder(
         features, _ = encoder.apply(variables, views["cropped"](images))
         return features.pooled.astype(jnp.float32), features.patches.astype(jnp.float32)
 
-    def attend(params, extra, images):
-        variables = objective.encoder_variables(params, extra)
-        return encoder.attention(variables, views["cropped"](images))
+    @functools.cache
+    def measure(function):
+        def run(params, extra, arrays):
+            variables = objective.encoder_variables(params, extra)
+
+            def features(images, layers=()):
+                found, _ = encoder.apply(variables, views["cropped"](images), layers=layers)
+                return jax.tree.map(lambda rows: rows.astype(jnp.float32), found)
+
+            def attention(images, names):
+                return encoder.attention(variables, views["cropped"](images), names)
+
+            asked = attention if encoder.attends else None
+            return function(Inside(encoder.layers, encoder.attends, features, asked), *arrays)
+
+        return jax.jit(run, in_shardings=(*weights, batch))
 
     @functools.cache
     def encode_fields(fields, probe_seed=None):
@@ -78,5 +91,5 @@ def frozen_encoder(
         encode_fields,
         jax.jit(views["crop"], in_shardings=batch),
         jax.jit(look, in_shardings=(*weights, batch)),
-        jax.jit(attend, in_shardings=(*weights, whole)) if encoder.attention else None,
+        measure,
     )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from absl import logging
 
-from vitjax.evaluators.features import Frozen, Sample, fetch
+from vitjax.evaluators.features import Frozen, Inside, Sample
 from vitjax.train import reopen
 from vitjax.verbs import arguments, gallery
 
@@ -110,11 +110,14 @@ def look(opened: reopen.Opened, name: str, pictures: int) -> Seen:
         frozen = opened.rounds.features(state, SPLIT)
         places = frozen.rows[gallery.evenly(len(frozen.rows), pictures)]
         sample = opened.rounds.sample(state, SPLIT, places)
-        attend, weights = opened.experiment.frozen.attend, None
-        if attend is not None:
-            images = sample.images.astype(np.float32)
-            weights = fetch(attend(state.params, state.extra, images))
+        weights = sample.measure(last_attention, sample.images) if encoder.attends else None
     return Seen(f"{name} ({encoder.name})", frozen, sample, weights, encoder.prefix)
+
+
+def last_attention(inside: Inside, images) -> jax.Array:
+    """Weights of the last block, [n, heads, N, N]."""
+    name, _ = inside.attends[-1]
+    return inside.attention(images, [name])[name]
 
 
 def write_embeddings(frozen: Frozen, names: list[str], classes, out: Path) -> None:
