@@ -50,7 +50,8 @@ def main():
     cases = [(name, place, 0) for place in TOPOLOGIES for name in CONFIGS] + list(SCALING)
     wanted = [case for case in cases if case[0] in args.only and case[1] in args.topology]
     due = [] if args.page else [case for case in wanted if stale(case, rows.get(key_of(case)))]
-    print(f"{len(wanted) - len(due)} rows are there, {len(due)} to make", flush=True)
+    if not args.page:
+        print(f"{len(wanted) - len(due)} rows are there, {len(due)} to make", flush=True)
     # libtpu in a process of its own: what it cannot compile may end it.
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, spawn, max_tasks_per_child=8) as pool:
@@ -167,7 +168,9 @@ def page(rows) -> str:
         out.append(table.markdown([table.row(plan) for plan in scaled]) + "\n")
     missing += [key_of(case) for case in SCALING if key_of(case) not in rows]
     if missing:
-        out.append(f"Not compiled yet, `make plan` fills them in: {', '.join(missing)}.\n")
+        by_name = {name: sum(key.split()[0] == name for key in missing) for name in CONFIGS}
+        counts = ", ".join(f"{name} {count}" for name, count in by_name.items() if count)
+        out.append(f"Rows not compiled yet, which `make plan` fills in: {counts}.\n")
     return "\n".join(out)
 
 
