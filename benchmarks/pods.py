@@ -11,6 +11,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
+import math
 import multiprocessing
 import pathlib
 
@@ -49,7 +50,8 @@ def main():
     cases = [(name, place, 0) for place in TOPOLOGIES for name in CONFIGS] + list(SCALING)
     wanted = [case for case in cases if case[0] in args.only and case[1] in args.topology]
     due = [] if args.page else [case for case in wanted if stale(case, rows.get(key_of(case)))]
-    print(f"{len(wanted) - len(due)} rows are there, {len(due)} to make", flush=True)
+    if not args.page:
+        print(f"{len(wanted) - len(due)} rows are there, {len(due)} to make", flush=True)
     # libtpu in a process of its own: what it cannot compile may end it.
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, spawn, max_tasks_per_child=8) as pool:
@@ -60,6 +62,13 @@ def main():
             ROWS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
             print(f"{key}: {rows[key]['plan']['compile_seconds']} s", flush=True)
     (ROOT / "docs" / "pods.md").write_text(page(rows))
+
+
+def mesh_of(place) -> dict:
+    """The parameters are cut over 16 chips and held as often as that is needed: over all of a large
+    pod a part would be less than a tile of a ViT-B's matrices (plan.advice)."""
+    slices, _, shape = topology.parse(place)
+    return {"replica": slices * math.prod(shape) // 16, "data": 16}
 
 
 def key_of(case) -> str:
@@ -74,7 +83,9 @@ def stale(case, row) -> bool:
 def inputs(case) -> str:
     """A hash of all that a row may depend on."""
     name, place, batch = case
-    found = hashlib.sha256(json.dumps([batch, settings_of(name)], sort_keys=True).encode())
+    found = hashlib.sha256(
+        json.dumps([batch, mesh_of(place), settings_of(name)], sort_keys=True).encode()
+    )
     for source in SOURCES:
         path = ROOT / "vitjax" / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -91,7 +102,9 @@ def make(case, row) -> dict:
     """A row; the old one where the compiler would get the same program."""
     jax.config.update("jax_platforms", "cpu")
     name, place, batch = case
-    step = fit.lower(settings_of(name), topology.find(place), batch=batch or None)
+    step = fit.lower(
+        settings_of(name), topology.find(place), mesh=mesh_of(place), batch=batch or None
+    )
     program = hashlib.sha256(step.lowered.as_text().encode()).hexdigest()
     if row is not None and row["program"] == program and row["versions"] == versions(place):
         return row | {"inputs": inputs(case)}
@@ -113,13 +126,16 @@ HEAD = """# Pods
 Which recipe fits which pod, without owning one. Written by `make plan` (`benchmarks/pods.py`); do
 not edit.
 
-The step that the trainer runs is compiled by libtpu for each topology, on a CPU: attention kernels,
-augmentation, optimizer and all. What fits is the compiler's word, and its message where it does
-not. **Nothing here was run on a chip.** GiB are of one chip. "state" is parameters, optimizer and
-weight averages or teachers; "peak" is `peak_memory_in_bytes` of the compiled step, or what the
-compiler asked for. "gathered" and "reduced" are bytes of all-gathers and of reduce-scatters and
-all-reduces in one step, loops counted as often as they run; "async" is the share of them that runs
-beside something else. "est." is libtpu's estimate of cycles at the clock of
+The step that the trainer runs is compiled by libtpu for each topology, on a CPU: attention
+kernels, augmentation, optimizer and all. What fits is the compiler's word, and its message where
+it does not. **Nothing here was run on a chip.** GiB are of one chip. "state" is parameters,
+optimizer and weight averages or teachers; "peak" is `peak_memory_in_bytes` of the compiled step,
+or what the compiler asked for. "gathered" and "reduced" are bytes of all-gathers and of
+reduce-scatters and all-reduces in one step, loops counted as often as they run; "async" is the
+share of them that runs beside something else. The parameters are cut over 16 chips
+(`mesh.data=16`) and `mesh.replica` is the rest: over all 256 a part of a ViT-B's matrices is less
+than a tile, and libtpu then gathers by all-reduces, none of them hidden (`vitjax plan` says so).
+"est." is libtpu's estimate of cycles, waiting for the network left out, at the clock of
 [benchmarks/chips.py](../benchmarks/chips.py), attention kernels at 3 times the cycles of their
 products ([attention.md](attention.md)). MFU = images/s/chip x FLOP/image / peak FLOP/s, FLOP/image
 = 6 x multiply-adds, rematerialisation left out.
@@ -152,7 +168,9 @@ def page(rows) -> str:
         out.append(table.markdown([table.row(plan) for plan in scaled]) + "\n")
     missing += [key_of(case) for case in SCALING if key_of(case) not in rows]
     if missing:
-        out.append(f"Not compiled yet, `make plan` fills them in: {', '.join(missing)}.\n")
+        by_name = {name: sum(key.split()[0] == name for key in missing) for name in CONFIGS}
+        counts = ", ".join(f"{name} {count}" for name, count in by_name.items() if count)
+        out.append(f"Rows not compiled yet, which `make plan` fills in: {counts}.\n")
     return "\n".join(out)
 
 

@@ -30,10 +30,10 @@ CASES = (
 def found(request):
     """(name of the config, step, plan, program, collectives)."""
     name, place = request.param
-    # Its libraries promote freely where they are traced for a TPU.
-    with jax.numpy_dtype_promotion("standard"):
-        step = fit.lower(config.load(str(CONFIGS / f"{name}.py")), topology.find(place))
-        plan, program = fit.compiled(step)
+    pod = topology.find(place)
+    mesh = {"replica": len(pod.devices) // 16, "data": 16}
+    step = fit.lower(config.load(str(CONFIGS / f"{name}.py")), pod, mesh=mesh)
+    plan, program = fit.compiled(step)
     return name, step, plan, program, program_lib.collectives(program)
 
 

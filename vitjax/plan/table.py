@@ -1,6 +1,7 @@
 """Plans for people: one in full, several as a table."""
 
 from vitjax.plan.fit import Plan, remedies
+from vitjax.plan.program import GATHER_BY_SUM
 from vitjax.plan.topology import GIB
 
 MFU = (
@@ -64,6 +65,7 @@ def row(plan: Plan) -> dict[str, str]:
     by_kind = {row["kind"]: row["bytes"] for row in plan.collectives}
     counts = [(row["asynchronous"], row["count"]) for row in plan.collectives]
     done = sum(count for _, count in counts)
+    gathered = by_kind.get("all-gather", 0) + by_kind.get(GATHER_BY_SUM, 0)
     reduced = by_kind.get("reduce-scatter", 0) + by_kind.get("all-reduce", 0)
     known = plan.step_seconds is not None
     values = (
@@ -75,7 +77,7 @@ def row(plan: Plan) -> dict[str, str]:
         f"{plan.peak / GIB:.2f}",
         f"{plan.hbm / GIB:.2f}",
         "yes" if plan.fits else "no",
-        f"{by_kind.get('all-gather', 0) / GIB:.2f}" if plan.fits else "",
+        f"{gathered / GIB:.2f}" if plan.fits else "",
         f"{reduced / GIB:.2f}" if plan.fits else "",
         f"{sum(a for a, _ in counts) / done:.0%}" if done else "",
         f"{1e3 * plan.step_seconds:.1f}" if known else "",
