@@ -35,7 +35,7 @@ def get_config(arg=""):
     c = ConfigDict()
     c.seed = 0
     c.batch_size = 32
-    c.steps = 1_000
+    c.steps = 600
 
     # The last fifth of the digits was written by other people than the rest: that is the test. A
     # tenth of the others chooses the rates.
@@ -51,7 +51,7 @@ def get_config(arg=""):
         lr=2e-3,
         weight_decay=0.05,
         clip_norm=1.0,
-        schedule=dict(name="cosine", warmup_steps=50),
+        schedule=dict(name="cosine", warmup_steps=30),
     )
 
     c.evaluators = dict(accuracy=dict(), linear=dict(steps=300, batch_size=64), knn=dict(k=(1, 10)))
@@ -79,5 +79,5 @@ def sweep(arg=""):
         fractions=(0.0155, 0.0387, 0.0772, 0.193, 0.45, 1.0),
         seeds=(0, 1, 2),
         lrs=(2e-3, 6e-3),
-        budgets=dict(steps=dict(steps=1_000)),
+        budgets=dict(steps=dict(steps=600)),
     )

@@ -8,7 +8,6 @@ from absl import logging
 from rich.console import Console
 
 from vitjax.study import grid, sweep
-from vitjax.verbs import arguments
 
 PREEMPTED = 75  # as of a run: start the same command again
 LAUNCHERS = ("local", "slurm")
@@ -43,8 +42,11 @@ def run(argv: list[str]) -> None:
     if args.coordinator and args.cells is None:
         raise ValueError("--coordinator: only with --cells; a sweep starts its own processes")
     plan = grid.load(args.config)
-    for text in args.set:
-        arguments.assign(plan.config, text)
+    if args.set:
+        from vitjax.verbs import arguments  # imports jax, which a sweep does without
+
+        for text in args.set:
+            arguments.assign(plan.config, text)
     workdir, console = Path(args.workdir), Console(stderr=True, markup=False)
     if args.launcher == "slurm":
         passed = ["--config", args.config, "--workdir", str(workdir.absolute())]
