@@ -4,7 +4,7 @@ Not yet run: no GPU was at hand, and this recipe is a synthesis of what others f
 images (docs/dinov2.md). To beat: kNN 29.6% of random features (ViT-Ti/4), 38% of raw pixels, 74.2%
 of SimCLR with a small ViT, 84.0% of DINO with ResNet-18 (cited there).
     python -m vitjax.main --config configs/dinov2_cifar10.py:path=cifar10.tar.xz --workdir runs/x
-With ResNet-18: :encoder=resnet.
+With ResNet-18: :encoder=resnet. Thin networks, for hours on 2 CPU cores: :hours (not run either).
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from vitjax.config import parse_arg, smoke
 class Args:
     path: str = "cifar10.tar.xz"
     encoder: str = "vit"
-    hours: bool = False  # what 2 CPU cores do in one or two of them
+    hours: bool = False
     smoke: bool = False
 
 
