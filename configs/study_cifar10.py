@@ -26,7 +26,7 @@ ENCODERS = dict(
     resnet18=dict(name="resnet", variant="18", norm="group", stem="small"),
     convnext=dict(name="convnext", variant="atto", patch=1),
     coatnet=dict(
-        name="coatnet", variant="0", depths=(1, 1, 2, 2), dims=(48, 96, 192, 384), stem=48
+        name="coatnet", variant="0", depths=(1, 1, 2, 2), dims=(48, 96, 192, 384), stem=(48, 48)
     ),
     vit=dict(name="vit", variant="Ti/4", pool="gap"),
     mixer=dict(name="mixer", variant="S/4", width=192, depth=12, token_mlp=128, channel_mlp=768),

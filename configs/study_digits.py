@@ -3,7 +3,7 @@
 
     vitjax sweep --config configs/study_digits.py --workdir runs/study --jobs 2
     vitjax report runs/study
-What was found, and on what machine: docs/study.md. Its recipe is also a run of its own:
+The method: docs/study.md. Its recipe is also a run of its own:
     python -m vitjax.main --config configs/study_digits.py --workdir runs/study_digits
 """
 

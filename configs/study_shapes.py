@@ -24,7 +24,7 @@ ENCODERS = dict(
     resnet=dict(name="resnet", variant="18", norm="group", width=0.5, stem="small"),
     convnext=dict(name="convnext", variant="atto", patch=1),
     coatnet=dict(
-        name="coatnet", variant="0", depths=(1, 1, 2, 2), dims=(32, 64, 128, 256), stem=32
+        name="coatnet", variant="0", depths=(1, 1, 2, 2), dims=(32, 64, 128, 256), stem=(32, 32)
     ),
     vit=dict(name="vit", variant="Ti/4", depth=6, pool="gap"),
     mixer=dict(name="mixer", variant="S/4", width=192, depth=6, token_mlp=128, channel_mlp=768),

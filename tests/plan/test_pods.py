@@ -20,10 +20,7 @@ pytestmark = [
     ),
 ]
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-CASES = (
-    *(("vit_b16", "v5e:16x16"), ("vit_l16", "2xv5e:16x16")),
-    *(("resnet50", "v6e:4x4"), ("dinov2_l16_i1k", "v5p:4x4x4")),
-)
+CASES = (("vit_b16", "v5e:16x16"),)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: " ".join(case))

@@ -78,7 +78,8 @@ def test_a_run_leaves_metrics_checkpoints_figures_and_its_config(recipe, whole):
     assert list(whole.glob("events.out.tfevents*"))
 
 
-@pytest.mark.parametrize("encoder", ["vit", "resnet"])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("encoder", ["vit", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
     recipe, tmp_path, monkeypatch, encoder
 ):
