@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.study.planted import curve
-from tests.study.test_report import plant
+from tests.study.test_study_report import plant
 from vitjax.study import results
 from vitjax.verbs import report, sweep
 
