@@ -86,7 +86,7 @@ class Board:
             if cell in self.done or cell in self.errors:
                 continue
             took = self._seconds.get((cell.encoder, cell.objective, cell.budget), self._all)
-            expected = statistics.fmean(took)
+            expected = statistics.median(took)  # one that was suspended tells nothing of others
             if cell in self.running:
                 expected = max(0.0, expected - (now - self._began[cell]))
             rest += expected
