@@ -400,7 +400,7 @@ def v5e(args):
     import jax
 
     from vitjax import config
-    from vitjax.plan import topology
+    from vitjax.plan import program, topology
     from vitjax.sharding import mesh as mesh_lib
     from vitjax.train import recipe as recipe_lib
     from vitjax.train import setup
@@ -410,28 +410,26 @@ def v5e(args):
     settings |= {"batch_size": 128, "precision": "bfloat16"}
     settings["input"]["canvas"] = CANVAS
     rows = []
+
+    def cycles(lowered):
+        return program.estimated_cycles(program.Program(lowered.compile().as_text()))
+
     settings["views"] = {"size": SIZE, "crop": "none", "flip": False}
     with jax.set_mesh(mesh):
         recipe = recipe_lib.read(settings)
         experiment = setup.build(recipe, mesh, train_examples=1_281_167)
         batch = setup.batch_target(recipe, mesh)
         lowered = experiment.step.lower(experiment.target, batch)
-        step = cycles(lowered.compile().as_text())
+        step = cycles(lowered)
         for name, views in RECIPES.items():
             settings["views"] = {"size": SIZE} | views
             make = setup.make_views(recipe_lib.read(settings), "bfloat16")["train"]
             lowered = jax.jit(
                 lambda batch, data, make=make: make(batch, jax.random.wrap_key_data(data))
             ).lower(batch, jax.ShapeDtypeStruct((2,), np.uint32))
-            share = cycles(lowered.compile().as_text())
+            share = cycles(lowered)
             rows.append(row("v5e", name, "", "% of a step", 100 * share / step))
     return rows
-
-
-def cycles(text: str) -> int:
-    from vitjax.plan import program
-
-    return program.estimated_cycles(program.Program(text))
 
 
 PARTS = {

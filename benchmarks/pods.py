@@ -19,7 +19,7 @@ import jax
 import table as results
 
 from vitjax import config
-from vitjax.plan import fit, table, topology
+from vitjax.plan import compiled_step, table, topology
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROWS = results.RESULTS / "pods.json"
@@ -35,7 +35,13 @@ SCALING = tuple(
 )
 # What a step is made of; data, evaluators and what reports are no part of it.
 SOURCES = ("models", "objectives", "ops", "optim", "sharding", "plan", "train/setup.py")
-SOURCES += ("train/step.py", "train/state.py", "train/flags.py", "train/recipe.py", "config.py")
+SOURCES += (
+    "train/step.py",
+    "train/state.py",
+    "train/compiler_options.py",
+    "train/recipe.py",
+    "config.py",
+)
 
 
 def main():
@@ -102,13 +108,13 @@ def make(case, row) -> dict:
     """A row; the old one where the compiler would get the same program."""
     jax.config.update("jax_platforms", "cpu")
     name, place, batch = case
-    step = fit.lower(
+    step = compiled_step.lower(
         settings_of(name), topology.find(place), mesh=mesh_of(place), batch=batch or None
     )
     program = hashlib.sha256(step.lowered.as_text().encode()).hexdigest()
     if row is not None and row["program"] == program and row["versions"] == versions(place):
         return row | {"inputs": inputs(case)}
-    plan, _ = fit.compiled(step)
+    plan, _ = compiled_step.compiled(step)
     return {
         "inputs": inputs(case),
         "program": program,
@@ -118,7 +124,7 @@ def make(case, row) -> dict:
 
 
 def versions(place) -> dict:
-    return fit.versions(topology.platform(place))
+    return compiled_step.versions(topology.platform(place))
 
 
 HEAD = """# Pods
@@ -158,11 +164,13 @@ def page(rows) -> str:
         missing += [f"{name} {place}" for place in TOPOLOGIES if f"{name} {place}" not in rows]
         if not found:
             continue
-        plans = [fit.Plan(**rows[key]["plan"]) for key in found]
+        plans = [compiled_step.Plan(**rows[key]["plan"]) for key in found]
         gflop = plans[0].flops_per_image / 1e9
         out.append(f"## {name}\n\n{gflop:,.4g} GFLOP an image, forward and backward.\n")
         out.append(table.markdown([table.row(plan) for plan in plans]) + "\n")
-    scaled = [fit.Plan(**rows[key_of(case)]["plan"]) for case in SCALING if key_of(case) in rows]
+    scaled = [
+        compiled_step.Plan(**rows[key_of(case)]["plan"]) for case in SCALING if key_of(case) in rows
+    ]
     if scaled:
         out.append("## The same images a chip on more chips: vit_l16, 16 each\n")
         out.append(table.markdown([table.row(plan) for plan in scaled]) + "\n")

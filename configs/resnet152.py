@@ -3,63 +3,17 @@
 Expect about 78.3% top-1 (cited: torchvision's IMAGENET1K_V1 weights, 90 epochs of nearly this
 recipe). Not run here: no accelerator was at hand.
     python -m vitjax.main --config configs/resnet152.py --workdir runs/resnet152
+The recipe is that of resnet50.py.
 Needs imagenet2012 prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
 """
 
-import dataclasses
+import pathlib
 
-from ml_collections import ConfigDict
+from vitjax.config import open_file
 
-from vitjax.config import parse_arg, smoke
-
-
-@dataclasses.dataclass(frozen=True)
-class Args:
-    variant: str = "152"
-    res: int = 224
-    data: str = "tfds"
-    path: str = ""
-    smoke: bool = False
+RECIPE = pathlib.Path(__file__).with_name("resnet50.py")
 
 
 def get_config(arg=""):
-    args = parse_arg(arg, Args)
-    c = ConfigDict()
-    c.seed = 0
-    c.batch_size = 1024
-    c.epochs = 100
-
-    # 1% of train is the validation split while training; the published validation set is the test.
-    c.data = dict(name=args.data, train="train", minival=0.01)
-    if args.data == "tfds":
-        c.data.update(dataset="imagenet2012:5.*.*", test="validation")
-    else:
-        c.data.update(path=args.path, test="val")
-    c.input = dict(canvas=512, threads=32)
-    c.views = dict(size=args.res, crop="resized", method="cubic", flip=True)
-    c.eval_views = dict(crop=0.875)
-
-    c.encoder = dict(name="resnet", variant=args.variant)
-    c.objective = dict(name="supervised", classes=1000)
-    # 0.1 per 256 images; L2 on kernels alone.
-    c.optimizer = dict(
-        name="sgd",
-        lr=0.4,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=1e-4,
-        schedule=dict(name="cosine", warmup_epochs=5),
-    )
-
-    c.mesh = dict(replica=1, data=-1, model=1)
-    c.sharding = dict(parameters="fsdp")
-
-    c.evaluate = dict(every_epochs=10, train_examples=50_000, time_fraction=0.1)
-    c.evaluators = dict(accuracy=dict(), linear=dict(steps=2500), knn=dict(k=[10, 20]))
-    c.checkpoint = dict(every_steps=2500, keep=2, best="eval/validation/accuracy/top1")
-    c.log = dict(every_steps=50)
-
-    if args.smoke:
-        smoke(c, variant="18", width=0.25)
-        c.views.size = 32
-    return c
+    recipe, given = open_file(f"{RECIPE}:variant=152,{arg}")
+    return recipe.get_config(given)

@@ -15,6 +15,7 @@ from vitjax.config import parse_arg, smoke
 
 @dataclasses.dataclass(frozen=True)
 class Args:
+    variant: str = "g/14"
     data: str = "tfds"
     path: str = ""
     smoke: bool = False
@@ -41,7 +42,12 @@ def get_config(arg=""):
     c.eval_views = dict(crop=0.875)
 
     c.encoder = dict(
-        name="vit", variant="g/14", pool="map", positions="learned", biases="all", remat="dots"
+        name="vit",
+        variant=args.variant,
+        pool="map",
+        positions="learned",
+        biases="all",
+        remat="dots",
     )
     # The bias starts each class at a probability of 5e-5.
     c.objective = dict(name="supervised", classes=21_843, loss="sigmoid", head_bias=-10.0)

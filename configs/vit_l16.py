@@ -15,6 +15,9 @@ from vitjax.config import parse_arg, smoke
 
 @dataclasses.dataclass(frozen=True)
 class Args:
+    variant: str = "L/16"
+    res: int = 192
+    drop_path: float = 0.4
     data: str = "tfds"
     path: str = ""
     smoke: bool = False
@@ -35,7 +38,7 @@ def get_config(arg=""):
         c.data.update(path=args.path, test="val")
     c.input = dict(canvas=512, threads=32)
     c.views = dict(
-        size=192,
+        size=args.res,
         crop="resized",
         method="cubic",
         flip=True,
@@ -48,12 +51,12 @@ def get_config(arg=""):
 
     c.encoder = dict(
         name="vit",
-        variant="L/16",
+        variant=args.variant,
         pool="cls",
         positions="learned",
         activation="gelu",
         layer_scale=1e-4,
-        drop_path=0.4,
+        drop_path=args.drop_path,
         remat="dots",
     )
     c.objective = dict(name="supervised", classes=1000, loss="positive")
@@ -76,5 +79,5 @@ def get_config(arg=""):
 
     if args.smoke:
         smoke(c, width=16, depth=2, mlp=32, heads=2)
-        c.views.size = 32
+        c.views.size = 2 * int(args.variant.partition("/")[2])
     return c

@@ -7,67 +7,13 @@ accelerator was at hand.
 Needs imagenet21k prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
 """
 
-import dataclasses
+import pathlib
 
-from ml_collections import ConfigDict
+from vitjax.config import open_file
 
-from vitjax.config import parse_arg, smoke
-
-
-@dataclasses.dataclass(frozen=True)
-class Args:
-    data: str = "tfds"
-    path: str = ""
-    smoke: bool = False
+RECIPE = pathlib.Path(__file__).with_name("vit_g14.py")
 
 
 def get_config(arg=""):
-    args = parse_arg(arg, Args)
-    c = ConfigDict()
-    c.seed = 0
-    c.batch_size = 4096
-    c.steps = 309_000  # 90 epochs
-
-    # 1% of train is the validation split while training; the published validation set is the test.
-    c.data = dict(name=args.data, train="train", minival=0.01)
-    if args.data == "tfds":
-        c.data.update(dataset="imagenet_resized/21k", test="validation")
-    else:
-        c.data.update(path=args.path, test="val")
-    c.input = dict(canvas=512, threads=32)
-    half = [0.5, 0.5, 0.5]
-    c.views = dict(
-        size=224, crop="resized", area=[0.05, 1.0], method="linear", flip=True, mean=half, std=half
-    )
-    c.eval_views = dict(crop=0.875)
-
-    c.encoder = dict(
-        name="vit", variant="So400m/14", pool="map", positions="learned", biases="all", remat="dots"
-    )
-    # The bias starts each class at a probability of 5e-5.
-    c.objective = dict(name="supervised", classes=21_843, loss="sigmoid", head_bias=-10.0)
-    c.optimizer = dict(
-        name="adafactor",
-        lr=8e-4,
-        weight_decay=0.03,
-        decay=[[r"^head/.*kernel$", 100.0], [r"kernel$", 1.0]],
-        multiply_by_parameter_scale=False,
-        clipping_threshold=1.0,
-        momentum=0.9,
-        mu_dtype="bfloat16",
-        clip_norm=1.0,
-        schedule=dict(name="rsqrt", warmup_steps=10_000, timescale=10_000, cooldown_steps=50_000),
-    )
-
-    c.mesh = dict(replica=1, data=-1, model=1)
-    c.sharding = dict(parameters="fsdp")
-
-    c.evaluate = dict(every_steps=17_000, train_examples=50_000, time_fraction=0.1)
-    c.evaluators = dict(accuracy=dict(), linear=dict(steps=2500), knn=dict(k=[10, 20]))
-    c.checkpoint = dict(every_steps=2500, keep=2, best="eval/validation/accuracy/top1")
-    c.log = dict(every_steps=50)
-
-    if args.smoke:
-        smoke(c, width=16, depth=2, mlp=32, heads=2)
-        c.views.size = 28
-    return c
+    recipe, given = open_file(f"{RECIPE}:variant=So400m/14,{arg}")
+    return recipe.get_config(given)

@@ -6,9 +6,7 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vitjax.train import peers
-
-PREEMPTED = 75  # EX_TEMPFAIL: all is saved, start the same command again
+from vitjax.train import PREEMPTED, peers
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

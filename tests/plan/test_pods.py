@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from vitjax import config
-from vitjax.plan import fit, topology
+from vitjax.plan import compiled_step, topology
 from vitjax.plan import program as program_lib
 
 pytestmark = [
@@ -29,8 +29,8 @@ def found(request):
     name, place = request.param
     pod = topology.find(place)
     mesh = {"replica": len(pod.devices) // 16, "data": 16}
-    step = fit.lower(config.load(str(CONFIGS / f"{name}.py")), pod, mesh=mesh)
-    plan, program = fit.compiled(step)
+    step = compiled_step.lower(config.load(str(CONFIGS / f"{name}.py")), pod, mesh=mesh)
+    plan, program = compiled_step.compiled(step)
     return name, step, plan, program, program_lib.collectives(program)
 
 

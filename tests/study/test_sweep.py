@@ -146,6 +146,7 @@ def table(workdir, plan):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three sweeps
 def test_a_killed_sweep_goes_on_to_the_same_table(command, tmp_path):
     start, plan = command
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -172,6 +173,7 @@ def test_a_killed_sweep_goes_on_to_the_same_table(command, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_worker_that_dies_costs_its_cell_alone(plan, tmp_path, monkeypatch):
     """As where memory runs out: the process is gone, and says nothing."""
     deadly = tmp_path / "sitecustomize.py"

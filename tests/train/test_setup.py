@@ -9,7 +9,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from vitjax import models
 from vitjax.config import ConfigError
 from vitjax.sharding import mesh as mesh_lib
-from vitjax.train import flags, setup
+from vitjax.train import compiler_options, setup
 from vitjax.train import recipe as recipe_lib
 
 
@@ -52,7 +52,9 @@ def test_precision_and_loops_follow_the_mesh_not_the_host(platform, kind, dtype)
         assert setup.compute_dtype("auto") == (dtype or "float32")
         # Where XLA has slow code for convolutions in a loop, they are unrolled.
         assert models.create("resnet", variant="18").network.scan == (dtype is not None)
-        assert flags.options() == flags.OPTIONS.get("gpu" if platform == "cuda" else platform, {})
+        assert compiler_options.of_platform() == compiler_options.OPTIONS.get(
+            "gpu" if platform == "cuda" else platform, {}
+        )
 
 
 def test_flops_are_counted_where_nothing_can_be_computed(recipe):

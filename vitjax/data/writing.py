@@ -10,7 +10,6 @@ import dataclasses
 import io
 import json
 import multiprocessing
-import os
 import pathlib
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps
 from vitjax.data import gather, shards
 from vitjax.data.decode import UnreadableImage, read
 from vitjax.data.unreadable import allowed
+from vitjax.whole import write_whole
 
 ORIENTATION = 0x0112  # the EXIF tag
 NAMED = 20  # unreadable examples that a manifest names
@@ -72,8 +72,7 @@ def write(gathered, out, form, *, workers=1, bad_share=0.01, progress=None):
             f"{skipped} of {examples + skipped} images are unreadable, more than "
             f"--bad_share={bad_share} allows: {', '.join(named[:5])}"
         )
-    (out / "manifest.tmp").write_text(json.dumps(manifest, indent=1) + "\n")
-    (out / "manifest.tmp").rename(out / "manifest.json")
+    write_whole(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
@@ -136,9 +135,7 @@ def write_shard(job, out, name, form):
         "labels": labels,
         "skipped": skipped,
     }
-    beside = pathlib.Path(out, f"{name}.json")
-    beside.with_suffix(".tmp").write_text(json.dumps(known))
-    os.replace(beside.with_suffix(".tmp"), beside)
+    write_whole(pathlib.Path(out, f"{name}.json"), json.dumps(known))
     return known
 
 
@@ -187,8 +184,7 @@ def _keep_plan(file, plan):
                 "change --out"
             )
         return
-    file.with_suffix(".tmp").write_text(json.dumps(plan))
-    file.with_suffix(".tmp").rename(file)
+    write_whole(file, json.dumps(plan))
 
 
 def _by_split(jobs, known):

@@ -15,7 +15,7 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import hide, require_key
+from vitjax.models.layers import check_rates, hide, require_key
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT
 from vitjax.models.weight_standardised import (
@@ -142,8 +142,7 @@ def create(
         raise ValueError(f"encoder.depths is {depths}; expected units of each stage, all above 0")
     if not isinstance(width, int) or width < 1 or width % 32:
         raise ValueError(f"encoder.width is {width!r}; expected a multiple of 32, one per group")
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"encoder.drop_path is {drop_path}; expected a rate from 0 up to below 1")
+    check_rates(drop_path=drop_path)
     lookup(FORMS, form, "encoder.form")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")

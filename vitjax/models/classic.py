@@ -19,7 +19,7 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import refuse_mask, require_key
+from vitjax.models.layers import check_rates, refuse_mask, require_key
 from vitjax.models.precision import DTYPES
 from vitjax.ops.batch import keep_batch_sharded
 
@@ -378,8 +378,8 @@ def create(variant="lenet5", *, pool=None, dropout=None, dtype="float32"):
     settings = row.defaults | given
     if "pool" in settings:
         lookup(POOLS, settings["pool"], "encoder.pool")
-    if "dropout" in settings and not 0 <= settings["dropout"] < 1:
-        raise ValueError(f"encoder.dropout is {dropout}; expected a rate from 0 up to below 1")
+    if "dropout" in settings:
+        check_rates(dropout=settings["dropout"])
     return Encoder(
         name=f"classic {variant}",
         width=row.width,

@@ -17,7 +17,7 @@ from vitjax.lookup import lookup
 from vitjax.models import mbconv
 from vitjax.models.attention import HeadsDense
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import MLP, drop_path, hide, layer_scale, require_key
+from vitjax.models.layers import MLP, check_rates, drop_path, hide, layer_scale, require_key
 from vitjax.models.mbconv import EXPANSION, MBConv, Style, block_norm, halve, shortcut
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
@@ -321,8 +321,7 @@ def create(
     given = {"depths": depths, "dims": dims, "stem": stem}
     row = row._replace(**{key: tuple(value) for key, value in given.items() if value is not None})
     _check_numbers(row)
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"encoder.drop_path is {drop_path}; expected a rate from 0 up to below 1")
+    check_rates(drop_path=drop_path)
     if attention is not None:
         lookup(IMPLEMENTATIONS, attention, "encoder.attention")
     lookup(REMAT, remat, "encoder.remat")

@@ -14,11 +14,11 @@ import numpy as np
 from vitjax.lookup import lookup
 from vitjax.models.attention import HeadsDense
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import embed_patches, hide, require_key
+from vitjax.models.layers import check_rates, embed_patches, hide, require_key
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, block_names, rematerialise, repeat
 from vitjax.models.transformer import Block, Form, attention_of, weights_of
-from vitjax.models.vit_sizes import parse
+from vitjax.models.vit_sizes import check_size, parse
 from vitjax.ops.attention import IMPLEMENTATIONS, attention, attention_weights
 from vitjax.ops.batch import keep_batch_sharded
 from vitjax.ops.position import RESAMPLINGS, relative_bias, resample
@@ -281,16 +281,10 @@ def create(
 
 
 def _check_numbers(size, locality, drop_path):
-    for field, n in size._asdict().items():
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"encoder.{field}={n!r}: expected a whole number above 0")
+    check_size(size)
     if math.isqrt(size.heads) ** 2 != size.heads:
         raise ValueError(
             f"encoder.heads={size.heads}: expected a square, as 4, 9 or 16: heads are taps"
-        )
-    if size.width % size.heads:
-        raise ValueError(
-            f"encoder.width {size.width} is not a multiple of encoder.heads {size.heads}"
         )
     if size.local >= size.depth:
         raise ValueError(
@@ -299,8 +293,7 @@ def _check_numbers(size, locality, drop_path):
         )
     if not locality > 0:
         raise ValueError(f"encoder.locality={locality}: expected above 0")
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"encoder.drop_path is {drop_path}; expected a rate from 0 up to below 1")
+    check_rates(drop_path=drop_path)
 
 
 def _macs(size, patch, image_size):

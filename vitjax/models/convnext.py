@@ -11,7 +11,14 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import DepthwiseConv, hide, layer_norm, layer_scale, require_key
+from vitjax.models.layers import (
+    DepthwiseConv,
+    check_rates,
+    hide,
+    layer_norm,
+    layer_scale,
+    require_key,
+)
 from vitjax.models.layers import drop_path as drop_samples
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, rematerialise, repeat
@@ -240,8 +247,7 @@ def create(
         raise ValueError(f"encoder.patch={patch!r}: expected a whole number of pixels above 0")
     if not last_norm_eps > 0:
         raise ValueError(f"encoder.last_norm_eps is {last_norm_eps}; expected a number above 0")
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"encoder.drop_path is {drop_path}; expected a rate from 0 up to below 1")
+    check_rates(drop_path=drop_path)
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")
     scan = device()[0] != "cpu" if scan is None else scan

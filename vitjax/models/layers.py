@@ -103,6 +103,20 @@ def require_key(module, train, **rates):
         raise ValueError(f"training with {names} above 0 needs key=, got None")
 
 
+def check_counts(size) -> None:
+    """Raise ValueError, naming the config key, unless all fields are whole numbers above 0."""
+    for field, n in size._asdict().items():
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"encoder.{field}={n!r}: expected a whole number above 0")
+
+
+def check_rates(**rates) -> None:
+    """Raise ValueError, naming the config key, unless all are rates of dropping."""
+    for key, value in rates.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"encoder.{key} is {value}; expected a rate from 0 up to below 1")
+
+
 def check_whole_patches(images, patch):
     """Raise ValueError unless both sides of images [B, H, W, 3] are multiples of `patch` pixels."""
     for side in images.shape[1:3]:

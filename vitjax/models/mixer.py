@@ -11,7 +11,16 @@ import numpy as np
 
 from vitjax.lookup import lookup
 from vitjax.models.features import Encoder, Features
-from vitjax.models.layers import MLP, drop_path, embed_patches, layer_norm, refuse_mask, require_key
+from vitjax.models.layers import (
+    MLP,
+    check_counts,
+    check_rates,
+    drop_path,
+    embed_patches,
+    layer_norm,
+    refuse_mask,
+    require_key,
+)
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, block_names, rematerialise, repeat
 from vitjax.ops.batch import keep_batch_sharded
@@ -149,11 +158,8 @@ def create(
     given = {"width": width, "depth": depth, "token_mlp": token_mlp, "channel_mlp": channel_mlp}
     size = lookup(SIZES, name, "the size in encoder.variant")
     size = size._replace(**{field: n for field, n in given.items() if n is not None})
-    for field, n in size._asdict().items():
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"encoder.{field}={n!r}: expected a whole number above 0")
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"encoder.drop_path is {drop_path}; expected a rate from 0 up to below 1")
+    check_counts(size)
+    check_rates(drop_path=drop_path)
     lookup(ACTIVATIONS, activation, "encoder.activation")
     lookup(REMAT, remat, "encoder.remat")
     compute = lookup(DTYPES, dtype, "encoder.dtype")

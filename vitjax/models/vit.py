@@ -12,6 +12,7 @@ from vitjax.models.attention import BIASES
 from vitjax.models.features import Encoder, Features
 from vitjax.models.layers import (
     ACTIVATIONS,
+    check_rates,
     check_whole_patches,
     embed_patches,
     hide,
@@ -20,7 +21,7 @@ from vitjax.models.layers import (
 from vitjax.models.precision import DTYPES
 from vitjax.models.stack import REMAT, block_names, rematerialise, repeat
 from vitjax.models.transformer import AttentionPool, Block, Form, attention_of, weights_of
-from vitjax.models.vit_sizes import SIZES, Size, parse
+from vitjax.models.vit_sizes import SIZES, Size, check_size, parse
 from vitjax.models.weight_standardised import STANDARDISATIONS, ResNetStem
 from vitjax.models.weight_standardised import macs as stem_macs
 from vitjax.ops.attention import IMPLEMENTATIONS
@@ -368,18 +369,10 @@ def prefix_tokens(network):
 
 
 def _check_numbers(size, registers, rates):
-    for field, n in size._asdict().items():
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"encoder.{field}={n!r}: expected a whole number above 0")
+    check_size(size)
     if not isinstance(registers, int) or registers < 0:
         raise ValueError(f"encoder.registers={registers!r}: expected a whole number from 0 up")
-    if size.width % size.heads:
-        raise ValueError(
-            f"encoder.width {size.width} is not a multiple of encoder.heads {size.heads}"
-        )
-    for key, value in rates.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"encoder.{key} is {value}; expected a rate from 0 up to below 1")
+    check_rates(**rates)
 
 
 def _macs(network, image_size):

@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from vitjax.lookup import lookup
+from vitjax.models.layers import check_counts
 
 
 class Size(NamedTuple):
@@ -61,3 +62,12 @@ def parse(variant: str) -> Variant:
         return Variant(size, patch, None)
     grids = lookup(STEMS, match[1], "the stem in encoder.variant")
     return Variant(size, patch, lookup(grids, patch, f"the patch after {match[1]}+{size}"))
+
+
+def check_size(size) -> None:
+    """Raise ValueError unless all fields are whole numbers above 0 and heads divide the width."""
+    check_counts(size)
+    if size.width % size.heads:
+        raise ValueError(
+            f"encoder.width {size.width} is not a multiple of encoder.heads {size.heads}"
+        )

@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Callable
 
-from vitjax.plan import fit
-from vitjax.plan.fit import Plan
+from vitjax.plan import compiled_step
+from vitjax.plan.compiled_step import Plan
 from vitjax.plan.topology import Topology
 
 # What the backward pass computes again, from nothing to everything (models.stack.REMAT).
@@ -14,15 +14,15 @@ MOST = 2048  # images of a device
 
 def best(settings: dict, topology: Topology, *, mesh=None, examples=None) -> list[Plan]:
     """The plan with the largest batch that fits under each policy, the largest of all last; where
-    not one image fits, the plan for one. Arguments as of fit.plan."""
-    recipe = fit.recipe_of(settings, topology, mesh, None)
-    shards = fit.shards(recipe, topology)
+    not one image fits, the plan for one. Arguments as of compiled_step.plan."""
+    recipe = compiled_step.recipe_of(settings, topology, mesh, None)
+    shards = compiled_step.shards(recipe, topology)
     plans = []
     for remat in REMAT:
         encoder = dict(settings["encoder"]) | {"remat": remat}
 
         def compile_for(images, encoder=encoder):
-            return fit.plan(
+            return compiled_step.plan(
                 settings | {"encoder": encoder},
                 topology,
                 mesh=mesh,

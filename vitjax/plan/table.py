@@ -1,6 +1,6 @@
 """Plans for people: one in full, several as a table."""
 
-from vitjax.plan.fit import Plan, remedies
+from vitjax.plan.compiled_step import Plan, remedies
 from vitjax.plan.program import GATHER_BY_SUM
 from vitjax.plan.topology import GIB
 

@@ -8,12 +8,12 @@ runs/study/
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from vitjax.study.grid import Cell, Grid, Plan
+from vitjax.whole import write_whole
 
 RESULT, FAILED, SWEEP = "result.json", "failed.json", "sweep.json"
 
@@ -48,9 +48,7 @@ def read(folder: Path) -> dict | None:
 def write_json(file: Path, value) -> None:
     """Whole, or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")  # tasks of an array write the plan too
-    draft.write_text(json.dumps(value, indent=1) + "\n")
-    draft.rename(file)
+    write_whole(file, json.dumps(value, indent=1) + "\n")
 
 
 def fail(folder: Path, error: str) -> None:

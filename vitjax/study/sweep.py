@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vitjax.study import results
 from vitjax.study.board import Board
-from vitjax.study.grid import Cell, Plan
+from vitjax.study.grid import Plan
 from vitjax.study.worker import LOG
 
 GRACE = 120.0  # seconds a worker has to save what it is doing
@@ -288,6 +288,3 @@ def _stop(workers: list[Worker]) -> None:
 def _last_line(file: Path) -> str:
     lines = file.read_text(errors="replace").split("\n") if file.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-__all__ = ["Cell", "places_of", "run", "run_here", "spans", "unfinished", "write_array"]

@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 from absl import logging
 
+from vitjax.whole import write_whole
+
 
 class Writer:
     """Appends to `metrics.jsonl`, one object per line, and to TensorBoard through clu; process 0
@@ -27,9 +29,7 @@ class Writer:
             return
         if self.file.exists():
             self.history = [row for row in read(self.file) if row["step"] <= resume_step]
-            draft = self.file.with_suffix(".tmp")
-            draft.write_text("".join(json.dumps(row) + "\n" for row in self.history))
-            draft.rename(self.file)
+            write_whole(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
         self._lines = self.file.open("a")
         self._board = _tensorboard(workdir)
 

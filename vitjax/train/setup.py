@@ -19,7 +19,7 @@ from vitjax.ops.device import device
 from vitjax.optim import optimizer, schedules
 from vitjax.sharding import mesh as mesh_lib
 from vitjax.sharding import rules
-from vitjax.train import flags
+from vitjax.train import compiler_options
 from vitjax.train.frozen import FrozenEncoder, frozen_encoder
 from vitjax.train.recipe import Recipe
 from vitjax.train.state import State, init_state
@@ -111,7 +111,7 @@ def build(recipe: Recipe, mesh: Mesh, *, train_examples: int) -> Experiment:
             donate_argnums=0,
             in_shardings=(placed, NamedSharding(mesh, mesh_lib.BATCH)),
             out_shardings=(placed, NamedSharding(mesh, P())),
-            compiler_options=flags.options(),
+            compiler_options=compiler_options.of_platform(),
         ),
         frozen=frozen_encoder(encoder, objective, views, placed, mesh),
         steps=steps,

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from vitjax.train import recipe
+from vitjax.whole import write_whole
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -46,9 +47,8 @@ class Workdir:
                     "use another --workdir or the config it was started with"
                 )
         if jax.process_index() == 0:
-            draft = file.with_suffix(".tmp")
-            draft.write_text(json.dumps({"config": settings, **environment()}, indent=2) + "\n")
-            draft.rename(file)
+            record = {"config": settings, **environment()}
+            write_whole(file, json.dumps(record, indent=2) + "\n")
 
     def close(self):
         if self._lock is not None:

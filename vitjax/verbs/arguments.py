@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vitjax import config as config_lib
 from vitjax.train import reopen
+from vitjax.whole import write_whole
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +91,4 @@ def require_writable(path: str) -> None:
 
 def write_json(path: str, value) -> None:
     """Whole, or not at all."""
-    file = Path(path)
-    draft = file.with_name(file.name + ".tmp")
-    draft.write_text(json.dumps(value, indent=2) + "\n")
-    draft.rename(file)
+    write_whole(path, json.dumps(value, indent=2) + "\n")

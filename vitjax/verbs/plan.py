@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitjax import config as config_lib
-from vitjax.plan import fit, search, table, topology
+from vitjax.plan import compiled_step, search, table, topology
 from vitjax.verbs import arguments
 
 
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> None:
         if batch == "auto":
             found = search.best(settings, place, **given)
         else:
-            found = [fit.plan(settings, place, batch=batch, **given)]
+            found = [compiled_step.plan(settings, place, batch=batch, **given)]
         for plan in found:
             print(table.text(plan), flush=True)
         plans += found

@@ -8,8 +8,8 @@ from absl import logging
 from rich.console import Console
 
 from vitjax.study import grid, sweep
+from vitjax.train import PREEMPTED
 
-PREEMPTED = 75  # as of a run: start the same command again
 LAUNCHERS = ("local", "slurm")
 
 
@@ -72,9 +72,10 @@ def _run(args, workdir: Path, plan: grid.Plan) -> dict[str, str]:
     if args.cells is None:
         return sweep.run(workdir, plan, args.jobs)
     if args.coordinator:
-        import jax  # only here: a local sweep leaves the accelerators to its workers
+        # Imports jax: a local sweep leaves the accelerators to its workers.
+        from vitjax.train import peers
 
-        jax.distributed.initialize()
+        peers.connect("auto", None, None)
     from vitjax.train import loop
 
     try:

@@ -97,7 +97,9 @@ def examples_of(recipe: Recipe) -> int:
             f"config key data is not a data set whose size is known ({', '.join(EXAMPLES)}): "
             "give --examples"
         )
-    return round(EXAMPLES[name] * (1 - recipe.data.get("minival", 0.0)))
+    if "minival" not in recipe.data:
+        raise ValueError("config key data.minival is not set: set it, or give --examples")
+    return round(EXAMPLES[name] * (1 - recipe.data["minival"]))
 
 
 def shards(recipe: Recipe, topology: Topology) -> int:

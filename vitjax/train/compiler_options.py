@@ -17,6 +17,6 @@ OPTIONS = {
 }
 
 
-def options() -> dict[str, str]:
+def of_platform() -> dict[str, str]:
     """Of the platform of the mesh of `jax.set_mesh`."""
     return OPTIONS.get(device()[0], {})

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from vitjax.plan import advice, fit, table
+from vitjax.plan import advice, compiled_step, table
 from vitjax.plan.topology import CHIPS, GIB
 from vitjax.sharding import rules
 
-PLAN = fit.Plan(
+PLAN = compiled_step.Plan(
     topology="v5e:4x4",
     devices=16,
     mesh={"replica": 1, "data": 16, "model": 1},
@@ -42,21 +42,21 @@ def test_a_message_of_the_compiler_is_a_number_of_bytes():
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: XLA:TPU compile permanent error. Ran out "
         "of memory in memory space hbm. Used 32.50G of 15.75G hbm. Exceeded hbm capacity by 16.75G."
     )
-    assert fit.overflow(message) == 32.5 * GIB
+    assert compiled_step.overflow(message) == 32.5 * GIB
     with pytest.raises(RuntimeError, match="the compiler failed: INTERNAL: no such thing"):
-        fit.overflow("INTERNAL: no such\nthing")
+        compiled_step.overflow("INTERNAL: no such\nthing")
 
 
 def test_what_does_not_fit_says_what_to_change():
     over = dataclasses.replace(PLAN, fits=False, peak=20 * GIB)  # activations are 16 of 12 GiB
-    said = fit.remedies(over)
+    said = compiled_step.remedies(over)
     assert said[0].startswith("encoder.remat=dots (now none)")
     assert said[1].startswith("batch_size=768,")
     text = table.text(over)
     assert "DOES NOT FIT, 4 GiB too much" in text and "batch_size=768" in text
     whole = dataclasses.replace(over, optimizer=14 * GIB, replicated=15 * GIB, remat="full")
-    assert "sharding.parameters=fsdp" in fit.remedies(whole)[0]
-    assert any("mesh.model" in line for line in fit.remedies(whole))
+    assert "sharding.parameters=fsdp" in compiled_step.remedies(whole)[0]
+    assert any("mesh.model" in line for line in compiled_step.remedies(whole))
 
 
 def test_bytes_of_the_state_are_those_of_one_device():
@@ -74,8 +74,8 @@ def test_bytes_of_the_state_are_those_of_one_device():
     target = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, placed
     )
-    assert fit.held(target) == 4 * (3 * 64 * 512 // 8 + 7 + 131 * 129)
-    assert fit.held(target, whole=True) == 4 * 131 * 129
+    assert compiled_step.held(target) == 4 * (3 * 64 * 512 // 8 + 7 + 131 * 129)
+    assert compiled_step.held(target, whole=True) == 4 * 131 * 129
 
 
 @pytest.mark.parametrize(
