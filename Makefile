@@ -18,11 +18,9 @@ run: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 
-# What is too slow for every change: kills, several processes, whole archives. Two tests failed here once beside other
-# work, most likely kills of whole sweeps; these are left out until that is understood (issue 9).
+# What is too slow for every change: kills, several processes, whole archives.
 slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadscope --no-loadscope-reorder \
-		--deselect tests/study/test_sweep.py
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadscope --no-loadscope-reorder
 
 # Beside the original implementations, with random weights: torch, torchvision, timm, transformers.
 parity: $(VENV)/installed

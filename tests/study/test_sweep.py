@@ -166,10 +166,12 @@ def test_a_killed_sweep_goes_on_to_the_same_table(command, tmp_path):
     assert 0 < len(before) < 4
     stamps = {p: p.stat().st_mtime_ns for p in cut.glob("cells/*/result.json")}
     process = start(cut)
-    process.communicate(timeout=280)
+    _, again = process.communicate(timeout=280)
     assert table(cut, plan) == table(whole, plan)
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items())  # not run again
-    assert "rate 0.001" not in (said or "")
+    finished = [cell.text for cell in plan.grid.cells if cell.name in before]
+    assert not any(f"{text}: " in again for text in finished)  # nor told again
+    assert all(f"{text}: " in said for text in finished)
 
 
 @pytest.mark.slow
