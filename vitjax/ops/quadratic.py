@@ -8,6 +8,7 @@ the taps of a kernel.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -123,7 +124,9 @@ def attend(layer, x, *, padding=0, implementation=None):
     tokens = x.reshape(B, h * w, -1)
     highest = "highest"  # the theorem is exact: no product is to round to bfloat16 on its way
     v = jnp.einsum("bnc,chd->bnhd", tokens, layer.value.astype(x.dtype), precision=highest)
-    nothing = jnp.zeros_like(v)
+    # Behind the barrier XLA does not know that they are zero: on the CPU, what jaxlib 0.12.0.1 made
+    # of a product of two constants was at times NaN.
+    nothing = jax.lax.optimization_barrier(jnp.zeros_like(v))
     scores = quadratic_bias(layer.centres, layer.alpha, h, w)
     y = attention(nothing, nothing, v, bias=scores, implementation=implementation)
     y = jnp.einsum("bnhd,hdf->bnf", y, layer.out.astype(x.dtype), precision=highest)
