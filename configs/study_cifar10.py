@@ -28,6 +28,7 @@ ENCODERS = dict(
     coatnet=dict(
         name="coatnet", variant="0", depths=(1, 1, 2, 2), dims=(48, 96, 192, 384), stem=(48, 48)
     ),
+    convit=dict(name="convit", variant="Ti/4", width=189, heads=9, mlp=756),
     vit=dict(name="vit", variant="Ti/4", pool="gap"),
     mixer=dict(name="mixer", variant="S/4", width=192, depth=12, token_mlp=128, channel_mlp=768),
 )
@@ -58,7 +59,16 @@ def get_config(arg=""):
 
     c.evaluate = dict(train_examples=10_000)
     c.evaluators = dict(
-        accuracy=dict(), linear=dict(steps=2_000, batch_size=1024), knn=dict(k=(1, 20))
+        accuracy=dict(),
+        linear=dict(steps=2_000, batch_size=1024),
+        knn=dict(k=(1, 20)),
+        bias_attention=dict(),
+        bias_equivariance=dict(),
+        bias_field=dict(),
+        bias_spectrum=dict(),
+        shift=dict(),
+        shuffle=dict(),
+        cue_conflict=dict(),
     )
     c.checkpoint = dict(every_steps=5_000, keep=1)
     c.log = dict(every_steps=100)

@@ -19,14 +19,15 @@ class Args:
     smoke: bool = False
 
 
-# From convolution to attention, each with 70 to 90 thousand parameters; the last two cut the image
-# into 16 patches of 2 x 2 pixels.
+# From convolution to attention, each with 70 to 90 thousand parameters; all but the first cut the
+# image into 16 patches of 2 x 2 pixels. ConViT's first three blocks start as 3 x 3 taps.
 ENCODERS = dict(
     cnn=dict(name="classic", variant="convpool"),  # two 3x3 convolutions with pools, a dense layer
+    convit=dict(name="convit", variant="S/2", width=45, depth=4, local=3, mlp=90, heads=9),
     mixer=dict(name="mixer", variant="S/2", width=64, depth=4, token_mlp=32, channel_mlp=128),
     vit=dict(name="vit", variant="Ti/2", width=48, depth=4, mlp=96, heads=3, pool="gap"),
 )
-for name in ("mixer", "vit"):
+for name in ("convit", "mixer", "vit"):
     ENCODERS[name]["scan"] = False  # unrolled, a step is a quarter faster on a CPU
 
 
@@ -54,7 +55,17 @@ def get_config(arg=""):
         schedule=dict(name="cosine", warmup_steps=30),
     )
 
-    c.evaluators = dict(accuracy=dict(), linear=dict(steps=300, batch_size=64), knn=dict(k=(1, 10)))
+    c.evaluators = dict(
+        accuracy=dict(),
+        linear=dict(steps=300, batch_size=64),
+        knn=dict(k=(1, 10)),
+        bias_attention=dict(),
+        bias_equivariance=dict(),
+        bias_field=dict(),
+        bias_spectrum=dict(),
+        shift=dict(),
+        shuffle=dict(grids=(2, 4)),
+    )
     c.checkpoint = dict(keep=1)
     c.log = dict(every_steps=100)
 

@@ -26,6 +26,7 @@ ENCODERS = dict(
     coatnet=dict(
         name="coatnet", variant="0", depths=(1, 1, 2, 2), dims=(32, 64, 128, 256), stem=(32, 32)
     ),
+    convit=dict(name="convit", variant="Ti/4", width=189, depth=6, local=5, heads=9, mlp=756),
     vit=dict(name="vit", variant="Ti/4", depth=6, pool="gap"),
     mixer=dict(name="mixer", variant="S/4", width=192, depth=6, token_mlp=128, channel_mlp=768),
 )
@@ -56,7 +57,16 @@ def get_config(arg=""):
 
     c.evaluate = dict(train_examples=10_000, sample_examples=500)
     c.evaluators = dict(
-        accuracy=dict(), linear=dict(steps=1000, batch_size=256), knn=dict(k=(1, 20))
+        accuracy=dict(),
+        linear=dict(steps=1000, batch_size=256),
+        knn=dict(k=(1, 20)),
+        bias_attention=dict(),
+        bias_equivariance=dict(),
+        bias_field=dict(),
+        bias_spectrum=dict(),
+        shift=dict(),
+        shuffle=dict(),
+        cue_conflict=dict(),
     )
     c.checkpoint = dict(every_steps=1_000, keep=1)
     c.log = dict(every_steps=100)

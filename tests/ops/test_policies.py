@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageFilter, ImageOps
 from scipy import stats
 
@@ -160,6 +161,26 @@ def test_policies_do_what_they_draw(name):
         image = image * 2.0 + (amount if number else 0.0)
     np.testing.assert_allclose(got, image, rtol=1e-5)
     assert seen[0]["sampling"] == ("linear" if name == "randaugment_timm" else "nearest")
+
+
+@pytest.mark.parametrize("name", policies.POLICIES)
+def test_a_batch_on_a_mesh_is_its_images_one_by_one_and_each_costs_what_it_draws(name):
+    policy, keys = policies.POLICIES[name], jax.random.split(jax.random.key(3), 16)
+    images = np.stack([np.roll(picture(16), i, axis=0) for i in range(16)]).astype(np.float32)
+    mesh = Mesh(
+        np.array(jax.devices()).reshape(2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2
+    )
+    where = NamedSharding(mesh, PartitionSpec(("replica", "data")))
+    with jax.set_mesh(mesh):
+        batch = [jax.device_put(each, where) for each in (images, keys)]
+        compiled = jax.jit(jax.vmap(policy)).lower(*batch).compile()
+        got = compiled(*batch)
+    assert got.sharding.is_equivalent_to(where, 4)
+    alone = jax.jit(policy)
+    want = [alone(image, key) for image, key in zip(images, keys, strict=True)]
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    text = compiled.as_text()
+    assert " conditional(" in text and "all-gather" not in text
 
 
 @pytest.mark.parity

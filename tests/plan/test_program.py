@@ -88,6 +88,23 @@ def test_the_largest_arrays_come_first_with_what_made_them(mesh):
     assert largest.bytes == 96 * 96 * 4 and largest.shape == "f32[96,96]"
 
 
+def test_a_branch_counts_as_often_as_it_is_said_to_be_taken(mesh):
+    def function(x, which):
+        branches = (jnp.sin, jnp.cos, lambda x: jnp.sort(x, axis=0))
+        return jax.lax.fori_loop(0, L, lambda _, x: jax.lax.switch(which, branches, x), x)
+
+    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
+    program = compiled(function, array((B, D), P(), mesh), scalar, mesh=mesh)
+
+    def sorts(taken=None):
+        turns = [v.turns for v in program.walk(taken) if v.instruction.operation == "sort"]
+        return sum(turns)
+
+    assert sorts() == L
+    assert sorts({3: (0.5, 0.25, 0.25)}) == 0.25 * L
+    assert sorts({2: (0.5, 0.5)}) == L  # of another choice
+
+
 def test_what_libtpu_writes_is_read():
     program = Program(SAMPLE.read_text())
     assert program_lib.estimated_cycles(program) == 12 * 50 + 7

@@ -41,7 +41,11 @@ def plant(workdir, true, seeds=3, noise=0.03, sizes=SIZES, leave_out=(), seed=0,
         numbers = {"accuracy/top1": 1 - error, "linear/top1": 0.99 - error}
         numbers |= {"knn/top1_k1": 0.99 - error}
         if bias:
-            numbers |= {"bias/distance": images / 1600, "bias_field/size": draw}
+            numbers |= {
+                "bias/distance": images / 1600,
+                "bias_field/size": draw,
+                "shuffle/top1": 1.0,
+            }
         result = {
             "cell": cell._asdict(),
             **dict(images=images, subset="0", steps=300, epochs=1.0, batch_size=16, lr=1e-3),
@@ -101,7 +105,7 @@ def test_equals_are_not_told_apart(tmp_path):
 def test_one_seed_claims_no_difference(tmp_path):
     text, _ = said(plant(tmp_path, {"cnn": curve(0.1, 0.5), "vit": curve(0.3, 0.5)}, seeds=1))
     assert "no size from 20 to 1,600 images tells them apart (one seed has no interval)" in text
-    assert "ahead" not in text and "1 seeds say little" in text
+    assert "ahead" not in text and "One seed says little: intervals are missing." in text
 
 
 def test_five_sizes_claim_no_floor(tmp_path):
@@ -179,7 +183,8 @@ def test_the_page_needs_nothing_else_and_tables_hold_every_number(tmp_path):
     _, low, high = curves.mean_interval(scores)
     np.testing.assert_allclose([float(r["mean_low"]) for r in found], low, rtol=1e-5)
     np.testing.assert_allclose([float(r["mean_high"]) for r in found], high, rtol=1e-5)
-    assert {r["number"] for r in rows} >= {"bias/distance", "bias_field/size"}
+    numbers = {r["number"] for r in rows}
+    assert numbers >= {"bias/distance", "bias_field/size"} and "shuffle/top1" not in numbers
     record = json.loads((out / "report.json").read_text())
     assert record["failed"] == {lost.name: "it <broke>"}
     assert record["verdicts"][0]["verdict"] == "lead" and len(record["fits"]) == 6

@@ -85,7 +85,7 @@ EVALUATORS = {
     "scale": altered(alterations.scale, alterations.check_scale),
     "cue_conflict": altered(cues.cue_conflict, cues.check_cue_conflict),
     "style": altered(cues.style, cues.check_style),
-    # Of what is built in, or learned: the study plots what begins with "bias".
+    # Of what is built in, or learned: the study plots these (study.analysis.BIAS).
     "bias_attention": dense(locality),
     "bias_equivariance": dense(equivariance),
     "bias_field": dense(receptive_field),

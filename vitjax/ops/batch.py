@@ -29,12 +29,13 @@ def keep_batch_sharded(x):
 def on_batch_shards(function, x, *whole):
     """function(x, *whole) for each device's part of the batch, `whole` being on every device.
 
-    x: [B, ...], on the mesh of `jax.set_mesh`; where `keep_batch_sharded` does nothing, this is the
-    plain call. For what XLA does not cut rightly by itself: the gradient of a depth-wise
-    convolution's kernel comes out `model` times as large on a mesh with that axis (jax 0.10.2 and
-    0.12.0, CPU; test_on_mesh holds the case).
+    x: [B, ...] or a tree of such, on the mesh of `jax.set_mesh`; where `keep_batch_sharded` does
+    nothing, this is the plain call. For what XLA does not cut rightly by itself: a loop over images
+    would be one over all of them on every device, and the gradient of a depth-wise convolution's
+    kernel comes out `model` times as large on a mesh with that axis (jax 0.10.2 and 0.12.0, CPU;
+    test_on_mesh holds the case).
     """
-    axes = _batch_axes(x.shape[0])
+    axes = _batch_axes(len(jax.tree.leaves(x)[0]))
     if not axes:
         return function(x, *whole)
     specs = (P(axes), *(P() for _ in whole))

@@ -6,6 +6,7 @@ call it) or "tf" (TensorFlow, as EfficientNet's and big_vision's code has it: sh
 pixel's centre, contrast towards a constant, greys and blurs cut off where Pillow rounds).
 """
 
+import jax
 import jax.numpy as jnp
 
 from vitjax.ops.colour import grey
@@ -20,8 +21,21 @@ STYLES = ("pillow", "tf")
 EPSILON = 1e-3  # what float32 loses must not cost a level where 8 bits are cut off
 
 
+# What one computation does; for a batch, `policies.each_image` says which of them run.
+GROUPS = (
+    ("identity",),
+    ("auto_contrast",),
+    ("equalize",),
+    ("invert", "posterize", "solarize", "solarize_add"),
+    ("color", "contrast", "brightness", "sharpness"),
+    ("rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
+    ("cutout",),
+)
+GROUP = tuple(next(i for i, names in enumerate(GROUPS) if name in names) for name in OPERATIONS)
+
+
 def distort(image, operation, amount, place, *, fill, style="pillow", sampling="nearest"):
-    """One of OPERATIONS, by its number, traced: under vmap the work of all kinds is done once.
+    """One of OPERATIONS, by its number, traced: under vmap every group is computed, once.
 
     amount: float32 scalar. rotate: degrees counter-clockwise; shear: pixels per pixel; translate:
     pixels, to the left or up; color, contrast, brightness, sharpness: 1 is the image itself;
@@ -29,25 +43,16 @@ def distort(image, operation, amount, place, *, fill, style="pillow", sampling="
     side. place: two uniform numbers in 0..1, the centre of cutout. fill: three levels for what
     comes from outside. sampling: "nearest" or "linear".
     """
-    groups = (
-        (("auto_contrast",), auto_contrast(image)),
-        (("equalize",), equalize(image)),
-        (("invert", "posterize", "solarize", "solarize_add"), pointwise(image, operation, amount)),
-        (
-            ("color", "contrast", "brightness", "sharpness"),
-            enhance(image, operation, amount, style),
-        ),
-        (
-            ("rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
-            affine(image, matrix(image.shape, operation, amount, style), fill, sampling),
-        ),
-        (("cutout",), cutout(image, amount, place, fill)),
+    branches = (
+        lambda: image,
+        lambda: auto_contrast(image),
+        lambda: equalize(image),
+        lambda: pointwise(image, operation, amount),
+        lambda: enhance(image, operation, amount, style),
+        lambda: affine(image, matrix(image.shape, operation, amount, style), fill, sampling),
+        lambda: cutout(image, amount, place, fill),
     )
-    out = image
-    for names, result in groups:
-        numbers = jnp.asarray([NUMBER[name] for name in names])
-        out = jnp.where((operation == numbers).any(), result, out)
-    return out
+    return jax.lax.switch(jnp.asarray(GROUP)[operation], branches)
 
 
 def auto_contrast(image):

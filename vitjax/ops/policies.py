@@ -4,10 +4,13 @@ One image, float32 [S, S, 3] of whole numbers 0..255, and one key. A policy draw
 (`draw_...`: numbers of OPERATIONS, amounts and places, one per layer) and then does it.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vitjax.ops.batch import on_batch_shards
 from vitjax.ops.blur import pillow_blur
 from vitjax.ops.colour import grey, solarize
 from vitjax.ops.distort import NUMBER, distort
@@ -140,10 +143,47 @@ def three_augment(image, key, *, radius=(0.1, 2.0)):
     uniform = jax.random.uniform(key, (2,))
     choice = whole_below(uniform[0], 3)
     radius_drawn = radius[0] + (radius[1] - radius[0]) * uniform[1]
-    blurred = pillow_blur(image, radius_drawn, largest=radius[1])
-    flat = jnp.broadcast_to(grey(image), image.shape)
-    inverted = 255.0 * solarize(image / 255.0)
-    return jnp.where(choice == 0, flat, jnp.where(choice == 1, inverted, blurred))
+
+    @one_by_one
+    def apply(image, choice, radius_drawn):
+        branches = (
+            lambda: jnp.broadcast_to(grey(image), image.shape),
+            lambda: 255.0 * solarize(image / 255.0),
+            lambda: pillow_blur(image, radius_drawn, largest=radius[1]),
+        )
+        return jax.lax.switch(choice, branches)
+
+    return apply(image, choice, radius_drawn)
+
+
+def one_by_one(function):
+    """A function of one image that chooses what it computes, for a batch too.
+
+    Under vmap a choice is computed in all its forms, and one is kept. So a batch goes through a
+    loop instead, each device's part through its own, and every image costs what it chose. A GPU
+    asks the host at every choice: there all forms at once are taken to be the less costly (not
+    measured).
+    """
+    looped = jax.custom_batching.custom_vmap(function)
+
+    @looped.def_vmap
+    def _(size, batched, *args):
+        args = jax.tree.map(
+            lambda x, own: x if own else jnp.broadcast_to(x[None], (size, *x.shape)),
+            args,
+            tuple(batched),
+        )
+        loop = functools.partial(on_batch_shards, functools.partial(_loop, function))
+        out = jax.lax.platform_dependent(
+            args, cuda=lambda args: jax.vmap(function)(*args), default=loop
+        )
+        return out, jax.tree.map(lambda _: True, out)
+
+    return looped
+
+
+def _loop(function, args):
+    return jax.lax.map(lambda each: function(*each), args)
 
 
 def _apply(image, drawn, *, fill, style, sampling, shares=False):
@@ -158,7 +198,11 @@ def _apply(image, drawn, *, fill, style, sampling, shares=False):
         return distort(image, *drawn, fill=fill, style=style, sampling=sampling), None
 
     # A scan: one layer's program, whatever their number.
-    return jax.lax.scan(layer, image, (operations, amounts, places))[0]
+    @one_by_one
+    def layers(image, drawn):
+        return jax.lax.scan(layer, image, drawn)[0]
+
+    return layers(image, (operations, amounts, places))
 
 
 def _by_name(amounts):

@@ -5,7 +5,7 @@ import collections
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 COLLECTIVES = (
@@ -47,11 +47,12 @@ class Instruction(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """An instruction as often as it runs. loops: around it, outermost first. fused: the computation
-    of the fusion that it is a part of, which has no memory of its own; "" outside of one."""
+    """An instruction as often as it runs, a share where it is in one of several branches. loops:
+    around it, outermost first. fused: the computation of the fusion that it is a part of, which has
+    no memory of its own; "" outside of one."""
 
     instruction: Instruction
-    turns: int
+    turns: float
     loops: tuple[str, ...]
     fused: str
 
@@ -73,25 +74,28 @@ class Program:
                 self.named[instruction.name] = instruction
                 inside.append(instruction)
 
-    def walk(self) -> Iterator[Visit]:
-        """Every instruction that runs."""
-        yield from self._walk(self.entry, 1, (), "")
+    def walk(self, taken: Mapping[int, Sequence[float]] | None = None) -> Iterator[Visit]:
+        """Every instruction that may run. taken: number of branches -> how often each of them is
+        taken, where that is known; else each counts as if it always were."""
+        yield from self._walk(self.entry, 1, (), "", taken or {})
 
-    def _walk(self, computation, turns, loops, fused):
+    def _walk(self, computation, turns, loops, fused, taken):
         for instruction in self.computations.get(computation, ()):
             yield Visit(instruction, turns, loops, fused)
             if instruction.operation == "while":
                 body = re.search(r"body=%?([\w.-]+)", instruction.text)[1]
                 count = self.trips(instruction)
-                yield from self._walk(body, turns * count, (*loops, body), fused)
+                yield from self._walk(body, turns * count, (*loops, body), fused, taken)
             elif instruction.operation == "conditional":
-                for name in re.findall(r"%([\w.-]+)", _branches(instruction.text)):
-                    yield from self._walk(name, turns, loops, fused)
+                names = re.findall(r"%([\w.-]+)", _branches(instruction.text))
+                shares = taken.get(len(names), (1,) * len(names))
+                for name, share in zip(names, shares, strict=True):
+                    yield from self._walk(name, turns * share, loops, fused, taken)
             elif instruction.operation in ("fusion", "call") or "async" in instruction.operation:
                 # Not what a reduction applies to each pair of numbers.
                 for name in _CALLED.findall(instruction.text):
                     inner = name if instruction.operation == "fusion" else fused
-                    yield from self._walk(name, turns, loops, inner)
+                    yield from self._walk(name, turns, loops, inner, taken)
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop turns: what the compiler knows, else the bound of its condition."""
@@ -191,11 +195,11 @@ def moved(places: list[Collective]) -> list[Moved]:
     return sorted(rows, key=lambda row: -row.bytes)
 
 
-def estimated_cycles(program: Program) -> int:
+def estimated_cycles(program: Program, taken: Mapping[int, Sequence[float]] | None = None) -> float:
     """The compiler's estimate for all that it estimates: not kernels, and nothing where there is a
-    compiler without estimates."""
+    compiler without estimates. taken: see `Program.walk`."""
     total = 0
-    for instruction, turns, _, fused in program.walk():
+    for instruction, turns, _, fused in program.walk(taken):
         if not fused and (found := re.search(r'"estimated_cycles":"(\d+)"', instruction.text)):
             total += turns * int(found[1])
     return total

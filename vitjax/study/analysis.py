@@ -21,7 +21,8 @@ MEASURES = (
     ("linear/top1", "linear probe"),
     ("knn/top1", "kNN"),
 )
-BIAS = "bias"  # numbers of evaluators with such names are plotted against data as they are
+# Evaluators whose numbers are plotted against data as they are: measures of bias.
+BIAS = ("bias", "shift", "shuffle", "cue_conflict")
 
 
 class Measure(NamedTuple):
@@ -100,7 +101,7 @@ def _view(grid, objective, budget, mine, replicates) -> View:
         if number is not None:
             scores = table(lambda result, number=number: result["numbers"][number])
             measures.append(_measure(number, label, images, scores, 0.5 / test_images, draws))
-    names = {k for r in mine for k in r["numbers"] if k.partition("/")[0].startswith(BIAS)}
+    names = {k for r in mine for k in r["numbers"] if is_bias(k)}
     return View(
         *(objective, budget, images, encoders, tuple(measures)),
         cost={
@@ -117,6 +118,12 @@ def _view(grid, objective, budget, mine, replicates) -> View:
         },
         test_images=test_images,
     )
+
+
+def is_bias(number: str) -> bool:
+    """Whether it is a measure of bias: not the accuracy on unchanged images that stands beside."""
+    evaluator, _, key = number.partition("/")
+    return evaluator.startswith(BIAS) and key != "top1"
 
 
 def shared_number(results, begin: str) -> str | None:

@@ -107,11 +107,7 @@ def _ends(measure: Measure) -> list[int]:
 def standing(measure: Measure, place: int) -> str:
     """Who is best at a size, and who cannot be told from the best."""
     images = measure.series[0].images[place]
-    score = {
-        s.name: 100 * (1 - np.nanmean(s.error[place]))
-        for s in measure.series
-        if np.isfinite(s.error[place]).any()
-    }
+    score = {name: 100 * mean for name, mean in _means(measure, place).items()}
     best = max(score, key=score.get)
     text = f"With {count(images)} images {best} has the highest {measure.label}, {score[best]:.1f}%"
     equal = [other for other in score if other != best and _sign(measure, best, other, images) == 0]
@@ -121,6 +117,15 @@ def standing(measure: Measure, place: int) -> str:
     if last != best:
         text += f"; {last} has the lowest, {score[last]:.1f}%"
     return text + "."
+
+
+def _means(measure: Measure, place: int) -> dict[str, float]:
+    """encoder -> mean over seeds of 1 - error at a size; only those that have one."""
+    return {
+        s.name: 1 - np.nanmean(s.error[place])
+        for s in measure.series
+        if np.isfinite(s.error[place]).any()
+    }
 
 
 def _sign(measure: Measure, first: str, second: str, images: float) -> int:
@@ -239,7 +244,7 @@ def of_fit(name: str, fitted) -> str:
 def caveats(view: View, measure: Measure) -> str:
     """What the intervals do not hold."""
     seeds = np.isfinite(measure.series[0].error).sum(axis=1).max()
-    error = np.nanmin([np.nanmean(s.error[-1]) for s in measure.series])
+    error = min(1 - mean for mean in _means(measure, -1).values())
     deviation = 100 * math.sqrt(max(error * (1 - error), 0) / view.test_images)
     text = (
         f"Intervals are {100 * LEVEL:.0f}% and over seeds (subset, first weights, order), not over "
@@ -247,7 +252,8 @@ def caveats(view: View, measure: Measure) -> str:
         f"standard error of {deviation:.1f} points, most of which pairs share."
     )
     if seeds < 3:
-        text += f" {seeds} seeds say little: intervals are wide, or missing."
+        one = "One seed says little: intervals are missing."
+        text += " " + (one if seeds == 1 else f"{seeds} seeds say little: intervals are wide.")
     starved = [
         name
         for name, values in view.train.items()
