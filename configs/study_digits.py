@@ -16,6 +16,7 @@ from vitjax.config import parse_arg, smoke
 
 @dataclasses.dataclass(frozen=True)
 class Args:
+    mixer: bool = False  # a fourth encoder, a third more time
     smoke: bool = False
 
 
@@ -29,6 +30,7 @@ ENCODERS = dict(
 )
 for name in ("convit", "mixer", "vit"):
     ENCODERS[name]["scan"] = False  # unrolled, a step is a quarter faster on a CPU
+DEFAULT = ("cnn", "convit", "vit")
 
 
 def get_config(arg=""):
@@ -84,8 +86,9 @@ def sweep(arg=""):
             lrs=(3e-3,),
             budgets=dict(steps=dict(steps=3)),
         )
+    names = ENCODERS if args.mixer else DEFAULT
     return dict(
-        encoders=ENCODERS,
+        encoders={name: ENCODERS[name] for name in names},
         # 20, 50, 100, 250, 580 and all 1,296 images.
         fractions=(0.0155, 0.0387, 0.0772, 0.193, 0.45, 1.0),
         seeds=(0, 1, 2),

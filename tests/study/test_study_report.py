@@ -18,7 +18,9 @@ ENVIRONMENT = {
 }
 
 
-def plant(workdir, true, seeds=3, noise=0.03, sizes=SIZES, leave_out=(), seed=0, bias=False):
+def plant(
+    workdir, true, seeds=3, noise=0.03, sizes=SIZES, leave_out=(), seed=0, bias=False, train=0.99
+):
     """A study whose cells have errors around true curves {encoder: images -> error}; probes are a
     point worse. Returns it."""
     rng = np.random.default_rng(seed)
@@ -50,7 +52,7 @@ def plant(workdir, true, seeds=3, noise=0.03, sizes=SIZES, leave_out=(), seed=0,
             "cell": cell._asdict(),
             **dict(images=images, subset="0", steps=300, epochs=1.0, batch_size=16, lr=1e-3),
             **dict(flops=1e9 * (1 + len(cell.encoder)), flops_per_image=1e6, parameters=1000),
-            **dict(train_top1=0.99, test_images=100_000, seconds=60.0, encoder=cell.encoder),
+            **dict(train_top1=train, test_images=100_000, seconds=60.0, encoder=cell.encoder),
             "trials": [{"lr": 1e-3, "score": 0.5}],
             "numbers": numbers,
             "environment": ENVIRONMENT,
@@ -106,6 +108,14 @@ def test_one_seed_claims_no_difference(tmp_path):
     text, _ = said(plant(tmp_path, {"cnn": curve(0.1, 0.5), "vit": curve(0.3, 0.5)}, seeds=1))
     assert "no size from 20 to 1,600 images tells them apart (one seed has no interval)" in text
     assert "ahead" not in text and "One seed says little: intervals are missing." in text
+
+
+def test_an_error_that_is_there_on_the_training_views_is_said_to_be_of_steps_or_size(tmp_path):
+    true = {"cnn": curve(0.03, 0.1), "vit": curve(0.5, 0.1)}
+    for train, names in ((0.99, []), (0.96, ["cnn"]), (0.6, ["cnn", "vit"])):
+        text, _ = said(plant(tmp_path / str(train), true, train=train, noise=0.0))
+        found = re.findall(r"With the most images (\w+) answers ([\d.]+)% of its training", text)
+        assert found == [(name, f"{100 * train:.1f}") for name in names]
 
 
 def test_five_sizes_claim_no_floor(tmp_path):
@@ -164,7 +174,7 @@ def test_the_page_needs_nothing_else_and_tables_hold_every_number(tmp_path):
         assert part in page
     assert "Measures of bias against data" in page
     pictures = {file.name for file in out.glob("*.png")}
-    wanted = ("accuracy", "linear", "knn", "pairs", "cost", "bias")
+    wanted = ("accuracy", "linear", "knn", "pairs", "cost", "bias", "bias_field")
     assert pictures == {f"supervised_steps_{key}.png" for key in wanted}
     with (out / "points.csv").open() as stream:
         rows = list(csv.DictReader(stream))

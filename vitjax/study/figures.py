@@ -134,18 +134,18 @@ def draw_cost(view: View, measure: Measure, file: Path) -> None:
     save(figure, file)
 
 
-def draw_bias(view: View, file: Path) -> None:
-    """Every measure of bias against data: a field for each."""
-    columns = min(3, len(view.bias))
-    rows = -(-len(view.bias) // columns)
+def draw_bias(images: np.ndarray, measures: Mapping[str, Mapping], file: Path) -> None:
+    """Measures of bias against data, a field for each. measures: title -> encoder -> values."""
+    columns = min(3, len(measures))
+    rows = -(-len(measures) // columns)
     figure = Figure(figsize=(3.6 * columns, 3.2 * rows), layout="constrained")
     grid = np.ravel(figure.subplots(rows, columns))
-    for axes in grid[len(view.bias) :]:
+    for axes in grid[len(measures) :]:
         axes.set_axis_off()
-    for axes, (number, values) in zip(grid, view.bias.items(), strict=False):
-        lines(axes, view.images, values)
+    for axes, (title, values) in zip(grid, measures.items(), strict=False):
+        lines(axes, images, values)
         label_data(axes, "")
-        axes.set_title(number, fontsize="small")
+        axes.set_title(title, fontsize="small")
     grid[0].legend(fontsize="x-small")
     save(figure, file)
 

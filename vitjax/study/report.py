@@ -203,11 +203,18 @@ def _cost(study: Study, view: View, measure: Measure, named, prefix, out) -> Sec
 
 
 def _bias(view: View, named: str, prefix: str, out: Path) -> Section:
-    file = out / f"{prefix}bias.png"
-    figures.draw_bias(view, file)
-    alt = f"Measures of bias against training images: {', '.join(view.bias)}"
-    caption = f"Mean over seeds with its {words.INTERVAL}."
-    return Section(f"Measures of bias against data{named}", pictures=[Picture(file, alt, caption)])
+    """A picture for each evaluator: one of them all would not fit on a printed page."""
+    evaluators: dict[str, dict] = {}
+    for number, values in view.bias.items():
+        evaluator, _, measure = number.partition("/")
+        evaluators.setdefault(evaluator, {})[measure] = values
+    pictures = []
+    for evaluator, measures in evaluators.items():
+        file = out / f"{prefix}{evaluator}.png"
+        figures.draw_bias(view.images, measures, file)
+        alt = f"{evaluator} against training images: {', '.join(measures)}"
+        pictures.append(Picture(file, alt, f"{evaluator}: mean over seeds, {words.INTERVAL}."))
+    return Section(f"Measures of bias against data{named}", pictures=pictures)
 
 
 def _ran(study: Study) -> Section:
@@ -218,7 +225,8 @@ def _ran(study: Study) -> Section:
         versions = ", ".join(f"{name} {number}" for name, number in each["versions"].items())
         hardware = each["hardware"]
         what = f"{hardware['devices']} x {hardware['device']}, {hardware['cpu_cores']} CPU cores"
-        rows.append([what, versions, each["commit"][:12] or "–"])
+        row = [what, versions, each["commit"][:12] or "–"]
+        rows += [row] if row not in rows else []
     found = [Table("Where the cells ran", ["hardware", "versions", "commit"], rows)]
     if study.failed:
         failed = [[name, error] for name, error in study.failed.items()]

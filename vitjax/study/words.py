@@ -254,6 +254,16 @@ def caveats(view: View, measure: Measure) -> str:
     if seeds < 3:
         one = "One seed says little: intervals are missing."
         text += " " + (one if seeds == 1 else f"{seeds} seeds say little: intervals are wide.")
+    text += _underfitted(view, measure)
+    edges = [e for e, rates in view.rates.items() if len(rates) > 2 and _at_edge(rates)]
+    if edges:
+        text += f" Most rates chosen for {' and '.join(edges)} lie at an end of the grid."
+    return text
+
+
+def _underfitted(view: View, measure: Measure) -> str:
+    """Encoders that more steps would help, where more images are what is asked about."""
+    text = ""
     starved = [
         name
         for name, values in view.train.items()
@@ -264,9 +274,17 @@ def caveats(view: View, measure: Measure) -> str:
             f" With the fewest images {' and '.join(starved)} had not learned the training views "
             "(below 95%): too few steps there, not too few images alone."
         )
-    edges = [e for e, rates in view.rates.items() if len(rates) > 2 and _at_edge(rates)]
-    if edges:
-        text += f" Most rates chosen for {' and '.join(edges)} lie at an end of the grid."
+    for name, score in _means(measure, -1).items():
+        learned = view.train[name][-1]
+        if measure.number != "accuracy/top1" or not np.isfinite(learned).any():
+            continue
+        learned = np.nanmean(learned)
+        if 1 - learned > 0.5 * (1 - score):
+            text += (
+                f" With the most images {name} answers {100 * learned:.1f}% of its training views "
+                f"and {100 * score:.1f}% of the test: more than half of its error is there before "
+                "any new image, so its steps or its size hold it back more than its images do."
+            )
     return text
 
 
