@@ -31,6 +31,7 @@ def test_the_best_rate_on_held_out_data_is_tested_once(plan, tmp_path, monkeypat
     assert chosen == tested
     assert results.read(tmp_path) == json.loads(json.dumps(result))
     assert result["steps"] == 4 and result["flops"] == result["flops_per_image"] * 16 * 4
+    assert not list(tmp_path.rglob("*.png"))  # nobody looks at the figures of a trial
 
 
 def test_a_rate_that_does_not_work_loses_and_none_is_an_error(plan, tmp_path, monkeypatch):

@@ -192,6 +192,7 @@ class Plan(NamedTuple):
         settings["evaluators"] = {evaluator: settings["evaluators"][evaluator]}
         evaluate = settings.get("evaluate", {})
         settings["evaluate"] = {k: v for k, v in evaluate.items() if not k.startswith("every_")}
+        settings["log"] = settings.get("log", {}) | {"figures": False}  # two fifths of a small run
         settings["checkpoint"] = {"keep": 1} | {
             k: v for k, v in settings.get("checkpoint", {}).items() if k.startswith("every_")
         }

@@ -124,11 +124,12 @@ def finish(state, rounds: Rounds, reporter: report.Reporter, workdir, last: int)
     if rounds.recipe.evaluators and "test" in rounds.splits and not done:
         results = rounds.run(state, "test")
         reporter.evaluation(last, "test", results, rounds.failures)
-    sheet = rounds.sheet(state, "validation")
-    if jax.process_index() == 0:
-        figures.draw_curves(history, workdir / "figures")
-        if sheet is not None:
-            figures.draw_predictions(*sheet, workdir / "figures" / "predictions.png")
+    if rounds.recipe.log.get("figures", True):
+        sheet = rounds.sheet(state, "validation")
+        if jax.process_index() == 0:
+            figures.draw_curves(history, workdir / "figures")
+            if sheet is not None:
+                figures.draw_predictions(*sheet, workdir / "figures" / "predictions.png")
     final = {name: value for row in history if row["step"] == last for name, value in row.items()}
     reporter.summary(final, workdir)
     return final

@@ -36,7 +36,8 @@ class Recipe:
     optimizer: optim.create; its schedule takes warmup_steps, warmup_epochs or warmup_examples.
     evaluate: every_<unit>, train_examples (of the train split that probes may see). evaluators:
     name -> settings.
-    checkpoint: every_<unit>, keep, best (a metric), minimise. log: every_steps.
+    checkpoint: every_<unit>, keep, best (a metric), minimise. log: every_steps,
+    figures (whether the end of a run is drawn).
     mesh: sharding.make_mesh. sharding: sharding.shardings. precision: auto, float32 or bfloat16
     (compute; parameters are float32). accumulate: micro-batches per update. init_from: workdir of
     the run to start from. teacher_from: workdir of the run whose weight average, heads and all, is

@@ -188,7 +188,7 @@ def intervals(recipe: Recipe, train_examples: int) -> tuple[Intervals, dict, dic
         )
         if steps[section] == 0:
             raise config_lib.ConfigError(f"config key {section}.every_* is 0: leave it out")
-    config_lib.check(lambda: None, rest["log"], "log")
+    config_lib.check(lambda figures=True: None, rest["log"], "log")
     steps["log"] = steps["log"] or LOG_STEPS
     return Intervals(**steps), rest["evaluate"], rest["checkpoint"]
 
