@@ -18,11 +18,12 @@ import sys
 import tempfile
 import time
 
+import input_views
 import numpy as np
 import table
+from input_views import CANVAS, ROUNDS, SIZE, in_turns, row
 
-ROUNDS, PHOTOS, CANVAS, SIZE = 3, 50, 256, 224
-RECORDS = 14_000_000
+PHOTOS, RECORDS = 50, 14_000_000
 
 
 def main():
@@ -55,24 +56,6 @@ def in_process(part, args):
     command = [sys.executable, __file__, "--part", part, "--photos", args.photos or ""]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def in_turns(works: dict, images: int) -> dict:
-    """CPU milliseconds per image of each work, taken in turns: the median of ROUNDS."""
-    taken = {name: [] for name in works}
-    for turn in range(1 + ROUNDS):
-        for name, work in works.items():
-            start = time.process_time()
-            work()
-            if turn:
-                taken[name].append(1000 * (time.process_time() - start) / images)
-    return {name: statistics.median(each) for name, each in taken.items()}
-
-
-def row(part, what, ms, against="", value=""):
-    """against: what `value` is, a ratio unless it names a unit."""
-    out = {"part": part, "what": what, "ms": ms, "x": 1000 / ms if ms else ""}
-    return out | {"against": against, "value": value}
 
 
 def photographs(args) -> list[bytes]:
@@ -357,109 +340,14 @@ def start(args):
     ]
 
 
-RECIPES = {
-    "crop, flip": {},
-    "and mixup, cutmix": {"mixup": 0.8, "cutmix": 1.0},
-    "and 3-Augment, jitter": {
-        "policy": {"name": "three_augment"},
-        "color_jitter": 0.3,
-        "cutmix": 1.0,
-    },
-    "and RandAugment (TensorFlow's)": {"policy": {"name": "randaugment_tf"}, "mixup": 0.2},
-    "and RandAugment (timm's)": {"policy": {"name": "randaugment_timm"}, "mixup": 0.2},
-    "and AutoAugment": {"policy": {"name": "autoaugment"}, "mixup": 0.2},
-}
-
-
-def augment(args):
-    """The views of a batch on this machine's cores."""
-    import jax
-
-    from vitjax.ops.augment import train_views
-
-    rows, images = [], 16
-    batch = {
-        "image": np.random.RandomState(0).randint(0, 256, (images, CANVAS, CANVAS, 3), np.uint8),
-        "size": np.full((images, 2), CANVAS, np.int32),
-        "label": np.zeros(images, np.int32),
-        "index": np.arange(images, dtype=np.uint32),
-        "epoch": np.zeros(images, np.uint32),
-    }
-    for name, settings in RECIPES.items():
-        make = jax.jit(
-            lambda batch, key, s=settings: train_views(batch, key, classes=10, size=SIZE, **s)
-        )
-        work = {name: lambda make=make: jax.block_until_ready(make(batch, jax.random.key(0)))}
-        rows += [row("augment", name, ms) for name, ms in in_turns(work, images).items()]
-    return rows
-
-
-def v5e(args):
-    """The share of the views in a ViT-S/16 step of 128 images, bfloat16."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    import jax
-
-    from vitjax import config
-    from vitjax.plan import program, topology
-    from vitjax.sharding import mesh as mesh_lib
-    from vitjax.train import recipe as recipe_lib
-    from vitjax.train import setup
-
-    mesh = mesh_lib.make_mesh(devices=topology.find("v5e:1x1").devices)
-    settings = config.load("configs/vit_s16.py")
-    settings |= {"batch_size": 128, "precision": "bfloat16"}
-    settings["input"]["canvas"] = CANVAS
-    rows = []
-
-    def cycles(lowered, taken=None):
-        return program.estimated_cycles(program.Program(lowered.compile().as_text()), taken)
-
-    settings["views"] = {"size": SIZE, "crop": "none", "flip": False}
-    with jax.set_mesh(mesh):
-        recipe = recipe_lib.read(settings)
-        experiment = setup.build(recipe, mesh, train_examples=1_281_167)
-        batch = setup.batch_target(recipe, mesh)
-        lowered = experiment.step.lower(experiment.target, batch)
-        step = cycles(lowered)
-        for name, views in RECIPES.items():
-            settings["views"] = {"size": SIZE} | views
-            make = setup.make_views(recipe_lib.read(settings), "bfloat16")["train"]
-            lowered = jax.jit(
-                lambda batch, data, make=make: make(batch, jax.random.wrap_key_data(data))
-            ).lower(batch, jax.ShapeDtypeStruct((2,), np.uint32))
-            share = cycles(lowered, taken(views.get("policy")))
-            rows.append(row("v5e", name, "", "% of a step", 100 * share / step))
-    return rows
-
-
-def taken(policy):
-    """{number of branches: how often each is taken} of a policy's choice, over 20,000 images."""
-    import jax
-
-    from vitjax.ops import distort, policies
-
-    if policy is None or policy["name"] == "three_augment":
-        return {3: [1 / 3] * 3}
-    draw = {
-        "randaugment_tf": lambda key: policies.draw_randaugment_tf(key, 2, 10),
-        "randaugment_timm": lambda key: policies.draw_randaugment_timm(key, 2, 9, 0.5, 0.5),
-        "autoaugment": policies.draw_autoaugment,
-    }[policy["name"]]
-    with jax.default_device(jax.devices("cpu")[0]):
-        numbers = jax.vmap(lambda key: draw(key)[0])(jax.random.split(jax.random.key(0), 20_000))
-    groups = np.asarray(distort.GROUP)[np.asarray(numbers).ravel()]
-    counts = np.bincount(groups, minlength=len(distort.GROUPS))
-    return {len(counts): counts / counts.sum()}
-
-
 PARTS = {
     "decode": decode,
     "views": views,
     "pipeline": pipeline,
     "workers": workers,
     "start": start,
-    "augment": augment,
-    "v5e": v5e,
+    "augment": input_views.augment,
+    "v5e": input_views.v5e,
 }
 
 
