@@ -4,7 +4,8 @@ Expect 82.0% kNN and 84.5% linear on ImageNet-1k after 625,000 steps of 3072 ima
 of the paper and its README; 3.3 days on 96 A100). Not run here: no accelerator was at hand. The
 evaluators here look at the data set's own classes; kNN on ImageNet-1k: `vitjax evaluate --data`.
     python -m vitjax.main --config configs/dinov2_l14_i21k.py --workdir runs/dinov2_l14_i21k
-Needs imagenet21k prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
+Needs ImageNet-21k as `vitjax prepare TARS --out data/i21k` writes it (TFDS has none); elsewhere:
+:path=DIR.
 """
 
 import dataclasses
@@ -16,8 +17,7 @@ from vitjax.config import parse_arg, smoke
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    data: str = "tfds"
-    path: str = ""
+    path: str = "data/i21k"
     smoke: bool = False
 
 
@@ -28,12 +28,8 @@ def get_config(arg=""):
     c.batch_size = 3072
     c.steps = 625_000
 
-    # 1% of train is the validation split while training; the published validation set is the test.
-    c.data = dict(name=args.data, train="train", minival=0.01)
-    if args.data == "tfds":
-        c.data.update(dataset="imagenet_resized/21k", test="validation")
-    else:
-        c.data.update(path=args.path, test="val")
+    # There is no published validation split: 1% of train is held out, and nothing is a test.
+    c.data = dict(name="array_record", path=args.path, train="train", test=None, minival=0.01)
     c.input = dict(canvas=512, threads=32)
     c.views = dict(
         name="multicrop",

@@ -3,7 +3,8 @@
 No number is known to expect: the paper's data, JFT-3B, are not public; its batch of 4096, its
 optimizer, schedule and head are here. Not run here: no accelerator was at hand.
     python -m vitjax.main --config configs/vit_g14.py --workdir runs/vit_g14
-Needs imagenet21k prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
+Needs ImageNet-21k as `vitjax prepare TARS --out data/i21k` writes it (TFDS has none); elsewhere:
+:path=DIR.
 """
 
 import dataclasses
@@ -16,8 +17,7 @@ from vitjax.config import parse_arg, smoke
 @dataclasses.dataclass(frozen=True)
 class Args:
     variant: str = "g/14"
-    data: str = "tfds"
-    path: str = ""
+    path: str = "data/i21k"
     smoke: bool = False
 
 
@@ -28,12 +28,8 @@ def get_config(arg=""):
     c.batch_size = 4096
     c.steps = 309_000  # 90 epochs
 
-    # 1% of train is the validation split while training; the published validation set is the test.
-    c.data = dict(name=args.data, train="train", minival=0.01)
-    if args.data == "tfds":
-        c.data.update(dataset="imagenet_resized/21k", test="validation")
-    else:
-        c.data.update(path=args.path, test="val")
+    # There is no published validation split: 1% of train is held out, and nothing is a test.
+    c.data = dict(name="array_record", path=args.path, train="train", test=None, minival=0.01)
     c.input = dict(canvas=512, threads=32)
     half = [0.5, 0.5, 0.5]
     c.views = dict(
@@ -50,7 +46,7 @@ def get_config(arg=""):
         remat="dots",
     )
     # The bias starts each class at a probability of 5e-5.
-    c.objective = dict(name="supervised", classes=21_843, loss="sigmoid", head_bias=-10.0)
+    c.objective = dict(name="supervised", classes=21_841, loss="sigmoid", head_bias=-10.0)
     c.optimizer = dict(
         name="adafactor",
         lr=8e-4,

@@ -4,7 +4,8 @@ No number is known to expect: the paper trains it on JFT-3B, which is not public
 ImageNet-1k after fine-tuning at 518 pixels); the recipe is that of vit_g14.py. Not run here: no
 accelerator was at hand.
     python -m vitjax.main --config configs/vit_so400m.py --workdir runs/vit_so400m
-Needs imagenet21k prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
+Needs ImageNet-21k as `vitjax prepare TARS --out data/i21k` writes it (TFDS has none); elsewhere:
+:path=DIR.
 """
 
 import pathlib
