@@ -8,6 +8,7 @@ pixel's centre, contrast towards a constant, greys and blurs cut off where Pillo
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vitjax.ops.colour import grey
 
@@ -43,16 +44,37 @@ def distort(image, operation, amount, place, *, fill, style="pillow", sampling="
     side. place: two uniform numbers in 0..1, the centre of cutout. fill: three levels for what
     comes from outside. sampling: "nearest" or "linear".
     """
+    rows = matrix(image.shape, operation, amount, style)
     branches = (
-        lambda: image,
-        lambda: auto_contrast(image),
-        lambda: equalize(image),
-        lambda: pointwise(image, operation, amount),
-        lambda: enhance(image, operation, amount, style),
-        lambda: affine(image, matrix(image.shape, operation, amount, style), fill, sampling),
-        lambda: cutout(image, amount, place, fill),
+        lambda image: image,
+        auto_contrast,
+        equalize,
+        lambda image: pointwise(image, operation, amount),
+        lambda image: enhance(image, operation, amount, style),
+        lambda image: affine(image, rows, fill, sampling),
+        lambda image: cutout(image, amount, place, fill),
     )
-    return jax.lax.switch(jnp.asarray(GROUP)[operation], branches)
+    return switch(jnp.asarray(GROUP)[operation], branches, image)
+
+
+def switch(index, branches, image):
+    """branches[index](image): [S, S, 3] to the same.
+
+    What enters and leaves a branch or a loop lies as its dimensions say. A TPU holds the last one
+    in tiles of 128: 3 channels there would be 42 times the memory, so planes cross.
+    """
+    in_planes = [lambda each, branch=branch: planes(branch(pixels(each))) for branch in branches]
+    return pixels(jax.lax.switch(index, in_planes, planes(image)))
+
+
+def planes(image):
+    """[..., S, S, 3] -> [..., 3, S, S]."""
+    return jnp.moveaxis(image, -1, -3)
+
+
+def pixels(image):
+    """[..., 3, S, S] -> [..., S, S, 3]."""
+    return jnp.moveaxis(image, -3, -1)
 
 
 def auto_contrast(image):
@@ -154,21 +176,29 @@ def affine(image, rows, fill, sampling):
     from_x, from_y = (row[0] * x + row[1] * y + row[2] for row in rows)
     inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
 
-    def at(row, column):
-        row = jnp.clip(row.astype(jnp.int32), 0, height - 1)
-        return image[row, jnp.clip(column.astype(jnp.int32), 0, width - 1)]
-
     if sampling == "nearest":
-        out = at(jnp.floor(from_y), jnp.floor(from_x))
+        out = image[_whole(from_y, height), _whole(from_x, width)]
     else:
-        left, top = jnp.floor(from_x - 0.5), jnp.floor(from_y - 0.5)
-        share = (from_x - 0.5 - left)[:, :, None]
-        upper = (1.0 - share) * at(top, left) + share * at(top, left + 1)
-        lower = (1.0 - share) * at(top + 1, left) + share * at(top + 1, left + 1)
-        share = (from_y - 0.5 - top)[:, :, None]
-        out = jnp.floor((1.0 - share) * upper + share * lower + EPSILON)
+        # Each pixel with its three neighbours, borders repeated: one gather instead of four. Put
+        # side by side in planes, behind a barrier: XLA would do it in the gather's layout.
+        around = planes(jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge"))
+        corners = [around[:, i : i + height + 1, j : j + width + 1] for i, j in np.ndindex(2, 2)]
+        four = pixels(jax.lax.optimization_barrier(jnp.concatenate(corners)))
+        top, left = from_y - 0.5, from_x - 0.5
+        four = four[_whole(top + 1.0, height + 1), _whole(left + 1.0, width + 1)]
+        four = four.reshape(height, width, 2, 2, 3)
+        share = (left - jnp.floor(left))[:, :, None, None]
+        upper_lower = (1.0 - share) * four[:, :, :, 0] + share * four[:, :, :, 1]
+        share = (top - jnp.floor(top))[:, :, None]
+        out = (1.0 - share) * upper_lower[:, :, 0] + share * upper_lower[:, :, 1]
+        out = jnp.floor(out + EPSILON)
     fill = jnp.asarray(fill, jnp.float32)[None, None, :]
     return jnp.where(inside[:, :, None], out, fill)
+
+
+def _whole(at, size):
+    """The index of the pixel that a coordinate lies in, the nearest one where it lies in none."""
+    return jnp.clip(jnp.floor(at).astype(jnp.int32), 0, size - 1)
 
 
 def cutout(image, half, place, fill):

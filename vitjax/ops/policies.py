@@ -13,7 +13,7 @@ import numpy as np
 from vitjax.ops.batch import on_batch_shards
 from vitjax.ops.blur import pillow_blur
 from vitjax.ops.colour import grey, solarize
-from vitjax.ops.distort import NUMBER, distort
+from vitjax.ops.distort import NUMBER, distort, pixels, planes, switch
 from vitjax.ops.mix import whole_below
 
 GREY = (128.0, 128.0, 128.0)
@@ -147,17 +147,17 @@ def three_augment(image, key, *, radius=(0.1, 2.0)):
     @one_by_one
     def apply(image, choice, radius_drawn):
         branches = (
-            lambda: jnp.broadcast_to(grey(image), image.shape),
-            lambda: 255.0 * solarize(image / 255.0),
-            lambda: pillow_blur(image, radius_drawn, largest=radius[1]),
+            lambda image: jnp.broadcast_to(grey(image), image.shape),
+            lambda image: 255.0 * solarize(image / 255.0),
+            lambda image: pillow_blur(image, radius_drawn, largest=radius[1]),
         )
-        return jax.lax.switch(choice, branches)
+        return planes(switch(choice, branches, pixels(image)))
 
-    return apply(image, choice, radius_drawn)
+    return pixels(apply(planes(image), choice, radius_drawn))
 
 
 def one_by_one(function):
-    """A function of one image that chooses what it computes, for a batch too.
+    """A function of the planes of one image that chooses what it computes, for a batch too.
 
     Under vmap a choice is computed in all its forms, and one is kept. So a batch goes through a
     loop instead, each device's part through its own, and every image costs what it chose. A GPU
@@ -195,14 +195,15 @@ def _apply(image, drawn, *, fill, style, sampling, shares=False):
         amounts = jnp.where(operations == NUMBER["translate_y"], amounts * height, amounts)
 
     def layer(image, drawn):
-        return distort(image, *drawn, fill=fill, style=style, sampling=sampling), None
+        out = distort(pixels(image), *drawn, fill=fill, style=style, sampling=sampling)
+        return planes(out), None
 
     # A scan: one layer's program, whatever their number.
     @one_by_one
     def layers(image, drawn):
         return jax.lax.scan(layer, image, drawn)[0]
 
-    return layers(image, (operations, amounts, places))
+    return pixels(layers(planes(image), (operations, amounts, places)))
 
 
 def _by_name(amounts):
