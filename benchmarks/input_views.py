@@ -82,7 +82,7 @@ def v5e(args):
     shares = {name: taken(views.get("policy")) for name, views in RECIPES.items()}
     rows = []
 
-    def cycles(lowered, taken=None):
+    def cycles(lowered, taken=program.evenly):
         return program.estimated_cycles(program.Program(lowered.compile().as_text()), taken)
 
     settings["views"] = {"size": SIZE, "crop": "none", "flip": False}
@@ -104,13 +104,14 @@ def v5e(args):
 
 
 def taken(policy):
-    """{number of branches: how often each is taken} of a policy's choice, over 20,000 images."""
+    """How often each group of distortions is drawn (plan.program.Taken), over 20,000 images."""
     import jax
 
     from vitjax.ops import distort, policies
+    from vitjax.plan import program
 
     if policy is None or policy["name"] == "three_augment":
-        return {3: [1 / 3] * 3}
+        return program.evenly
     draw = {
         "randaugment_tf": lambda key: policies.draw_randaugment_tf(key, 2, 10),
         "randaugment_timm": lambda key: policies.draw_randaugment_timm(key, 2, 9, 0.5, 0.5),
@@ -119,4 +120,5 @@ def taken(policy):
     numbers = jax.vmap(lambda key: draw(key)[0])(jax.random.split(jax.random.key(0), 20_000))
     groups = np.asarray(distort.GROUP)[np.asarray(numbers).ravel()]
     counts = np.bincount(groups, minlength=len(distort.GROUPS))
-    return {len(counts): counts / counts.sum()}
+    shares = counts / counts.sum()
+    return lambda branches: shares if branches == len(shares) else program.evenly(branches)

@@ -96,13 +96,13 @@ def test_a_branch_counts_as_often_as_it_is_said_to_be_taken(mesh):
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
     program = compiled(function, array((B, D), P(), mesh), scalar, mesh=mesh)
 
-    def sorts(taken=None):
-        turns = [v.turns for v in program.walk(taken) if v.instruction.operation == "sort"]
+    def sorts(**taken):
+        turns = [v.turns for v in program.walk(**taken) if v.instruction.operation == "sort"]
         return sum(turns)
 
     assert sorts() == L
-    assert sorts({3: (0.5, 0.25, 0.25)}) == 0.25 * L
-    assert sorts({2: (0.5, 0.5)}) == L  # of another choice
+    assert sorts(taken=lambda branches: (0.5, 0.25, 0.25)) == 0.25 * L
+    assert sorts(taken=program_lib.evenly) == pytest.approx(L / 3)
 
 
 def test_what_libtpu_writes_is_read():

@@ -5,7 +5,7 @@ import collections
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 COLLECTIVES = (
@@ -57,6 +57,19 @@ class Visit(NamedTuple):
     fused: str
 
 
+Taken = Callable[[int], Sequence[float]]  # number of branches -> how often each of them is taken
+
+
+def always(branches: int) -> Sequence[float]:
+    """Each branch counts as if it always ran: nothing that may happen is missed."""
+    return (1,) * branches
+
+
+def evenly(branches: int) -> Sequence[float]:
+    """Each branch as often as the others."""
+    return (1 / branches,) * branches
+
+
 class Program:
     """The text of a compiled program (`compiled.as_text()`), taken apart."""
 
@@ -74,10 +87,9 @@ class Program:
                 self.named[instruction.name] = instruction
                 inside.append(instruction)
 
-    def walk(self, taken: Mapping[int, Sequence[float]] | None = None) -> Iterator[Visit]:
-        """Every instruction that may run. taken: number of branches -> how often each of them is
-        taken, where that is known; else each counts as if it always were."""
-        yield from self._walk(self.entry, 1, (), "", taken or {})
+    def walk(self, taken: Taken = always) -> Iterator[Visit]:
+        """Every instruction that may run. taken: how often each branch of a choice is."""
+        yield from self._walk(self.entry, 1, (), "", taken)
 
     def _walk(self, computation, turns, loops, fused, taken):
         for instruction in self.computations.get(computation, ()):
@@ -88,8 +100,7 @@ class Program:
                 yield from self._walk(body, turns * count, (*loops, body), fused, taken)
             elif instruction.operation == "conditional":
                 names = re.findall(r"%([\w.-]+)", _branches(instruction.text))
-                shares = taken.get(len(names), (1,) * len(names))
-                for name, share in zip(names, shares, strict=True):
+                for name, share in zip(names, taken(len(names)), strict=True):
                     yield from self._walk(name, turns * share, loops, fused, taken)
             elif instruction.operation in ("fusion", "call") or "async" in instruction.operation:
                 # Not what a reduction applies to each pair of numbers.
@@ -195,9 +206,9 @@ def moved(places: list[Collective]) -> list[Moved]:
     return sorted(rows, key=lambda row: -row.bytes)
 
 
-def estimated_cycles(program: Program, taken: Mapping[int, Sequence[float]] | None = None) -> float:
-    """The compiler's estimate for all that it estimates: not kernels, and nothing where there is a
-    compiler without estimates. taken: see `Program.walk`."""
+def estimated_cycles(program: Program, taken: Taken = evenly) -> float:
+    """The compiler's estimate for all that it estimates: no kernels, no gathers, and nothing where
+    there is a compiler without estimates. taken: how often each branch of a choice is."""
     total = 0
     for instruction, turns, _, fused in program.walk(taken):
         if not fused and (found := re.search(r'"estimated_cycles":"(\d+)"', instruction.text)):
