@@ -1,5 +1,5 @@
 """Data scale against inductive bias on CIFAR-10, from a folder or archive `split/class/*.jpg`: 450
-to 45,000 images, six encoders from convolution to attention. Planned for a GPU: not run.
+to 45,000 images, seven encoders from convolution to attention. Planned for a GPU: not run.
 
     vitjax sweep --config configs/study_cifar10.py:path=cifar10.tar.xz --workdir runs/study_cifar10
     vitjax report runs/study_cifar10
