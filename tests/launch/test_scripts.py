@@ -18,6 +18,7 @@ from kubeflow_trainer_api import models
 from started import ROOT
 
 from vitjax import main
+from vitjax.study import launchers
 
 LAUNCH = ROOT / "launch"
 SHELL = [
@@ -64,6 +65,11 @@ def test_the_jobset_is_one_by_the_schema_that_jobset_publishes(jobset):
     jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["paralelism"] = 64
     understood = models.JobsetV1alpha2JobSet.from_dict(jobset).to_dict()
     assert unknown(jobset, understood) == [".spec.replicatedJobs[0].template.spec.paralelism"]
+
+
+def test_the_jobset_of_a_study_is_one_too(jobset):
+    made = launchers.jobset(jobset, [0, 2, 3], ["--config", "configs/study_digits.py"], jobs=2)
+    assert unknown(made, models.JobsetV1alpha2JobSet.from_dict(made).to_dict()) == []
 
 
 # Fields of kueue.x-k8s.io/v1beta2 that the queue uses, read in apis/kueue/v1beta2 of

@@ -29,24 +29,6 @@ def fake_result(cell, seconds=1.0, top1=0.5):
     }
 
 
-def test_places_are_written_as_slurm_does():
-    assert sweep.spans([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
-    assert sweep.places_of("0-2,5,7-8") == [0, 1, 2, 5, 7, 8]
-    with pytest.raises(ValueError, match="--cells='a'"):
-        sweep.places_of("a")
-
-
-def test_the_array_has_a_task_for_each_unfinished_cell(plan, tmp_path):
-    done = plan.grid.cells[1]
-    results.write(results.folder_of(tmp_path, plan, done), fake_result(done))
-    file = sweep.write_array(tmp_path, plan, ["--config", "a b.py", "--workdir", "x"], jobs=3)
-    text = file.read_text()
-    assert "#SBATCH --array=0,2-3%3\n" in text
-    assert "sweep --config 'a b.py' --workdir x --cells \"$SLURM_ARRAY_TASK_ID\"" in text
-    assert results.read_plan(tmp_path) == plan
-    subprocess.run(["bash", "-n", str(file)], check=True)
-
-
 def test_other_settings_are_not_finished(plan, tmp_path):
     done = plan.grid.cells[0]
     results.write(results.folder_of(tmp_path, plan, done), fake_result(done))

@@ -46,6 +46,8 @@ def test_slurm_gets_a_script_and_nothing_runs(study, tmp_path, capsys):
         (["--coordinator", "auto"], "--coordinator: only with --cells"),
         (["--cells", "1-x"], "--cells='1-x': expected places in the grid"),
         (["--cells", "2"], "there is no cell 2; the grid has 0 to 1"),
+        (["--launcher", "jobset"], "--launcher=jobset needs a --template"),
+        (["--template", "x.yaml"], "--launcher=jobset needs a --template"),
         (["--jobs", "0"], "--jobs=0: expected at least 1"),
         (["--set", "batch_size"], "expected KEY=VALUE"),
     ],

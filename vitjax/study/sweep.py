@@ -1,4 +1,4 @@
-"""Runs the cells of a study on this machine, or writes the script that runs them under Slurm.
+"""Runs the cells of a study on this machine; launchers.py has other machines do it.
 
 What is finished is never repeated, what was interrupted goes on where it stopped, and what fails is
 told and does not stop the rest. This process never touches jax: accelerators belong to the workers.
@@ -9,13 +9,12 @@ import fcntl
 import json
 import os
 import selectors
-import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitjax.study import results
@@ -198,41 +197,6 @@ def run_here(
             elif jax.process_index() == 0:  # which wrote it
                 board.finished(cell, results.read(folder))
     return failed
-
-
-def write_array(workdir: Path, plan: Plan, arguments: Sequence[str], jobs: int) -> Path:
-    """array.sh: a Slurm array with a task for each unfinished cell. Partition, time and devices are
-    for the command line of sbatch. arguments: of `vitjax sweep`, without launcher."""
-    results.write_plan(workdir, plan)
-    (workdir / "slurm").mkdir(exist_ok=True)
-    todo = spans(unfinished(workdir, plan))
-    if not todo:
-        raise ValueError(f"every cell of {workdir} is finished: vitjax report {workdir}")
-    limit = f"%{jobs}" if jobs > 1 else ""
-    command = shlex.join([sys.executable, "-m", "vitjax", "sweep", *arguments])
-    file = workdir / "array.sh"
-    file.write_text(
-        f"""#!/bin/bash
-#SBATCH --job-name=vitjax-study
-#SBATCH --array={todo}{limit}
-#SBATCH --output={workdir.absolute()}/slurm/%a.txt
-#SBATCH --signal=TERM@120
-cd {shlex.quote(os.getcwd())}
-srun {command} --cells "$SLURM_ARRAY_TASK_ID"
-"""
-    )
-    return file
-
-
-def spans(places: Iterable[int]) -> str:
-    """[0, 1, 2, 5] -> "0-2,5"."""
-    runs: list[list[int]] = []
-    for place in places:
-        if runs and place == runs[-1][1] + 1:
-            runs[-1][1] = place
-        else:
-            runs.append([place, place])
-    return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in runs)
 
 
 def places_of(text: str) -> list[int]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from absl import logging
 from rich.console import Console
 
-from vitjax.study import grid, sweep
+from vitjax.study import grid, launchers, sweep
 from vitjax.train import PREEMPTED
 
-LAUNCHERS = ("local", "slurm")
+LAUNCHERS = ("local", "slurm", "jobset")
 
 
 def run(argv: list[str]) -> None:
@@ -25,7 +25,11 @@ def run(argv: list[str]) -> None:
         *("--launcher",),
         default="local",
         choices=LAUNCHERS,
-        help="slurm: write WORKDIR/array.sh for sbatch, and run nothing",
+        help="slurm: write WORKDIR/array.sh for sbatch; jobset: WORKDIR/jobset.json for kubectl; "
+        "and run nothing",
+    )
+    parser.add_argument(
+        "--template", help="with jobset: the JobSet to take image, machines and volumes from"
     )
     parser.add_argument(
         "--cells", help="only these, by place in the grid and in this process: 0-2,5"
@@ -41,6 +45,8 @@ def run(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.coordinator and args.cells is None:
         raise ValueError("--coordinator: only with --cells; a sweep starts its own processes")
+    if (args.launcher == "jobset") != (args.template is not None):
+        raise ValueError("--launcher=jobset needs a --template, as launch/gke_jobset.yaml")
     plan = grid.load(args.config)
     if args.set:
         from vitjax.verbs import arguments  # imports jax, which a sweep does without
@@ -48,11 +54,8 @@ def run(argv: list[str]) -> None:
         for text in args.set:
             arguments.assign(plan.config, text)
     workdir, console = Path(args.workdir), Console(stderr=True, markup=False)
-    if args.launcher == "slurm":
-        passed = ["--config", args.config, "--workdir", str(workdir.absolute())]
-        passed += [part for text in args.set for part in ("--set", text)]
-        file = sweep.write_array(workdir, plan, passed, args.jobs)
-        console.print(f"sbatch {file}", highlight=False, soft_wrap=True)
+    if args.launcher != "local":
+        _write(args, workdir, plan, console)
         return
     logging.set_verbosity(logging.WARNING)
     try:
@@ -66,6 +69,19 @@ def run(argv: list[str]) -> None:
             console.print(f"  {name}: {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
     console.print(f"vitjax report {workdir}", highlight=False, soft_wrap=True)
+
+
+def _write(args, workdir: Path, plan: grid.Plan, console: Console) -> None:
+    """The file that another launcher takes, and the command that takes it."""
+    passed = ["--config", args.config, "--workdir", str(workdir.absolute())]
+    passed += [part for text in args.set for part in ("--set", text)]
+    if args.launcher == "slurm":
+        command = f"sbatch {launchers.write_array(workdir, plan, passed, args.jobs)}"
+    else:
+        template = Path(args.template)
+        file = launchers.write_jobset(workdir, plan, passed, args.jobs, template)
+        command = f"kubectl create -f {file}"
+    console.print(command, highlight=False, soft_wrap=True)
 
 
 def _run(args, workdir: Path, plan: grid.Plan) -> dict[str, str]:
