@@ -1,4 +1,4 @@
-"""Does DINOv2 learn? Curves of runs of configs/dinov2_shapes.py, beside the same at rate zero.
+"""Does DINOv2 learn? Curves of runs of a config, beside the same at rate zero.
 
     C=configs/dinov2_shapes.py
     python -m vitjax.main --config $C --workdir runs/vit
@@ -6,8 +6,12 @@
     ZERO="--config.optimizer.lr=0.0 --config.epochs=2 --config.evaluate.every_epochs=1"
     python -m vitjax.main --config $C --workdir runs/zero_vit $ZERO
     python -m vitjax.main --config $C:encoder=resnet --workdir runs/zero_resnet $ZERO
-    python benchmarks/dinov2_shapes.py --runs runs
-Draws docs/figures/dinov2_shapes.png and writes benchmarks/results/dinov2_shapes.json.
+    python benchmarks/dinov2_learns.py --runs runs --name dinov2_shapes
+Draws docs/figures/NAME.png and writes benchmarks/results/NAME.json. For dinov2_cifar10:
+    C=configs/dinov2_cifar10.py:path=cifar10.tar.xz,hours,encoder=resnet
+    python -m vitjax.main --config $C --workdir runs/resnet
+    python -m vitjax.main --config $C --workdir runs/zero_resnet --config.optimizer.lr=0.0 \
+        --config.epochs=0.1
 """
 
 import argparse
@@ -79,11 +83,12 @@ def draw(runs: dict[str, dict], file: Path) -> None:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--name", required=True, help="of the files that are written")
     args = parser.parse_args()
     names = ("vit", "resnet", "zero_vit", "zero_resnet")
     runs = {name: found for name in names if (found := read(args.runs / name))}
-    draw(runs, ROOT / "docs" / "figures" / "dinov2_shapes.png")
-    file = ROOT / "benchmarks" / "results" / "dinov2_shapes.json"
+    draw(runs, ROOT / "docs" / "figures" / f"{args.name}.png")
+    file = ROOT / "benchmarks" / "results" / f"{args.name}.json"
     file.write_text(json.dumps(runs, indent=1) + "\n")
     for name, run in runs.items():
         last = {label: run["curves"][label][-1][1] for label, *_ in LINES}
