@@ -52,6 +52,8 @@ def read(folder: Path) -> dict | None:
     }
     record = json.loads((folder / "config.json").read_text())
     config = record.pop("config")
+    if "path" in config["data"]:  # where it lay is nobody's business
+        config["data"]["path"] = Path(config["data"]["path"]).name
     return {"curves": curves, "test": test, "config": config, "environment": record}
 
 
