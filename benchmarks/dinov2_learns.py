@@ -10,8 +10,8 @@
 Draws docs/figures/NAME.png and writes benchmarks/results/NAME.json. For dinov2_cifar10:
     C=configs/dinov2_cifar10.py:path=cifar10.tar.xz,hours,encoder=resnet
     python -m vitjax.main --config $C --workdir runs/resnet
-    python -m vitjax.main --config $C --workdir runs/zero_resnet --config.optimizer.lr=0.0 \
-        --config.epochs=0.1
+    ZERO="--config.optimizer.lr=0.0 --config.epochs=1 --config.optimizer.schedule.warmup_epochs=0"
+    python -m vitjax.main --config $C --workdir runs/zero_resnet $ZERO
 """
 
 import argparse

@@ -43,7 +43,9 @@ def test_the_matrix_unit_of_another_chip_has_other_sides():
 def test_too_few_images_are_named_with_a_batch_that_fills():
     (line,) = lines("L/16", batch=3 * 16)
     assert line.startswith("3 images of 197 tokens a device are 591 rows, which fill 92%")
-    assert line.endswith("batch_size of 128 for 8 images")
+    assert line.endswith("batch_size of 80 for 5 images")  # 985 of 1024; 4 are 788 of 896
+    (line,) = lines("L/16", batch=8 * 16, size=192)  # 145 tokens: eight of them are too few as well
+    assert line.endswith("batch_size of 176 for 11 images")
     (line,) = lines("L/16", batch=16, size=32)  # 1 image of 5 tokens
     assert line.startswith("1 images of 5 tokens a device are 5 rows, which fill 4%")
 

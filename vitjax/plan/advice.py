@@ -29,10 +29,12 @@ def advise(recipe, experiment, chip) -> list[str]:
     tokens = tokens_of(experiment, recipe.views["size"])
     rows = images * tokens
     if idle(rows, chip.unit) > IDLE:
+        more = range(images + 1, images + chip.unit + 1)
+        fuller = next(each for each in more if idle(each * tokens, chip.unit) <= IDLE)
         lines.append(
             f"{images} images of {tokens} tokens a device are {rows} rows, which fill "
             f"{_share(rows, chip.unit)} of the matrix unit's: batch_size of "
-            f"{_batch(images, recipe, 8)} for 8 images"
+            f"{_batch(images, recipe, fuller)} for {fuller} images"
         )
     return lines
 
