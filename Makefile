@@ -30,7 +30,7 @@ parity: $(VENV)/installed
 # Compiled for TPUs that are not here.
 pods: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-tpu.txt
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m pods -n 2
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m pods -n 2 --dist loadgroup
 
 # launch/slurm.sbatch on a Slurm cluster of one node, this machine: needs root, and Debian's slurmctld, slurmd,
 # slurm-client and munge.

@@ -5,6 +5,8 @@ recipe). Not run here: no accelerator was at hand.
     python -m vitjax.main --config configs/resnet152.py --workdir runs/resnet152
 The recipe is that of resnet50.py.
 Needs imagenet2012 prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
+Fits 256 v5e chips (mesh.replica=16, mesh.data=16): 1.03 of 15.75 GiB a chip, 31 ms a
+step of 1024 images by the compiler's estimate; compiled, never run (docs/pods.md).
 """
 
 import pathlib

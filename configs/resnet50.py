@@ -5,6 +5,8 @@ Expect 76.3 to 76.7% top-1 (cited: flax's ImageNet example: 76.4 in 4.4 h on a T
     python -m vitjax.main --config configs/resnet50.py --workdir runs/resnet50
 Others: --config configs/resnet50.py:variant=101
 Needs imagenet2012 prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
+Fits 256 v5e chips (mesh.replica=16, mesh.data=16): 0.53 of 15.75 GiB a chip, 12 ms a
+step of 1024 images by the compiler's estimate; compiled, never run (docs/pods.md).
 """
 
 import dataclasses

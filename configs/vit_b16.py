@@ -5,6 +5,8 @@ authors say around 79). Not run here: no accelerator was at hand.
     python -m vitjax.main --config configs/vit_b16.py --workdir runs/vit_b16
 Others: --config configs/vit_b16.py:variant=L/16,res=384
 Needs imagenet2012 prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
+Fits 256 v5e chips (mesh.replica=16, mesh.data=16): 0.73 of 15.75 GiB a chip, 30 ms a
+step of 4096 images by the compiler's estimate; compiled, never run (docs/pods.md).
 """
 
 import dataclasses

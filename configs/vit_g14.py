@@ -5,6 +5,8 @@ optimizer, schedule and head are here. Not run here: no accelerator was at hand.
     python -m vitjax.main --config configs/vit_g14.py --workdir runs/vit_g14
 Needs ImageNet-21k as `vitjax prepare TARS --out data/i21k` writes it (TFDS has none); elsewhere:
 :path=DIR.
+Fits 256 v5e chips (mesh.replica=16, mesh.data=16): 5.22 of 15.75 GiB a chip, 206 ms a
+step of 4096 images by the compiler's estimate; compiled, never run (docs/pods.md).
 """
 
 import dataclasses

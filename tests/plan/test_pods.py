@@ -20,14 +20,17 @@ pytestmark = [
     ),
 ]
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-CASES = (("vit_b16", "v5e:16x16"),)
+CASES = ("vit_b16", "vit_l16", "vit_g14", "resnet50")
+POD = "v5e:16x16"
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: " ".join(case))
+# A group for each: what one process has compiled, its tests read.
+@pytest.fixture(
+    scope="module", params=[pytest.param(c, marks=pytest.mark.xdist_group(c)) for c in CASES]
+)
 def found(request):
     """(name of the config, step, plan, program, collectives)."""
-    name, place = request.param
-    pod = topology.find(place)
+    name, pod = request.param, topology.find(POD)
     mesh = {"replica": len(pod.devices) // 16, "data": 16}
     step = compiled_step.lower(config.load(str(CONFIGS / f"{name}.py")), pod, mesh=mesh)
     plan, program = compiled_step.compiled(step)
@@ -54,8 +57,9 @@ def test_parameters_are_gathered_layer_by_layer(found):
 
 def test_gradients_are_scattered_and_nothing_is_turned(found):
     _, _, plan, _, places = found
-    kinds = {place.kind for place in places}
-    assert "reduce-scatter" in kinds and "all-to-all" not in kinds
+    assert "reduce-scatter" in {place.kind for place in places}
+    turned = sum(place.turns * place.bytes for place in places if place.kind == "all-to-all")
+    assert turned < 0.01 * plan.parameters  # a norm's numbers, no activation and no kernel
     # What is reduced whole is small: norms, biases, numbers of the step; over slices all of it.
     if plan.mesh["replica"] == 1:
         largest = max(place.bytes for place in places if place.kind == "all-reduce")
