@@ -58,10 +58,8 @@ def main():
     due = [] if args.page else [case for case in wanted if stale(case, rows.get(key_of(case)))]
     if not args.page:
         print(f"{len(wanted) - len(due)} rows are there, {len(due)} to make", flush=True)
-    # libtpu in a process of its own: what it cannot compile may end it.
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(args.jobs, spawn, max_tasks_per_child=8) as pool:
-        made = {pool.submit(make, case, rows.get(key_of(case))): case for case in due}
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        made = {pool.submit(apart, case, rows.get(key_of(case))): case for case in due}
         for done in concurrent.futures.as_completed(made):
             key = key_of(made[done])
             rows[key] = done.result()
@@ -104,6 +102,14 @@ def settings_of(name) -> dict:
     return config.load(str(ROOT / "configs" / f"{name}.py"))
 
 
+def apart(case, row) -> dict:
+    """`make` in a process of its own: what libtpu cannot compile may end it. (A pool that was to
+    renew its process after eight rows hung there: Python 3.11.7.)"""
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+        return pool.submit(make, case, row).result()
+
+
 def make(case, row) -> dict:
     """A row; the old one where the compiler would get the same program."""
     jax.config.update("jax_platforms", "cpu")
@@ -143,7 +149,8 @@ share of them that runs beside something else. The parameters are cut over 16 ch
 than a tile, and libtpu then gathers by all-reduces, none of them hidden (`vitjax plan` says so).
 "est." is libtpu's estimate of cycles, waiting for the network left out, at the clock of
 [benchmarks/chips.py](../benchmarks/chips.py), attention kernels at 3 times the cycles of their
-products ([attention.md](attention.md)). MFU = images/s/chip x FLOP/image / peak FLOP/s, FLOP/image
+products ([attention.md](attention.md)); it has none for gathers, which RandAugment's geometry is.
+MFU = images/s/chip x FLOP/image / peak FLOP/s, FLOP/image
 = 6 x multiply-adds, rematerialisation left out.
 
 `vitjax plan --config configs/NAME.py --topology NAME` prints a row in full, with the largest
