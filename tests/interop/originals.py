@@ -1,25 +1,15 @@
 """Models nobody here wrote, with random weights, run beside ours. Needs the `torch` extra."""
 
-import contextlib
-from unittest import mock
-
 import jax
 import pytest
 from drawn import close, comes_back, draw, drawn, images, nhwc, ours
 
-__all__ = ["close", "comes_back", "draw", "images", "nhwc", "ours"]
+from tests.torch_packages import package
+
+__all__ = ["close", "comes_back", "draw", "images", "nhwc", "ours", "package"]
 
 torch = pytest.importorskip("torch", reason="needs the torch extra: pip install vitjax[torch]")
 torch.set_num_threads(2)
-
-
-def package(name):
-    """timm, torchvision or transformers. torchvision has no CPU build for every machine: its
-    compiled operators are not needed here, so their absence is passed over."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch("torch.library.register_fake", lambda name: lambda f: f))
-        pytest.importorskip("torchvision", reason="needs the torch extra")
-    return pytest.importorskip(name, reason="needs the torch extra: pip install vitjax[torch]")
 
 
 def randomise(model, seed=0):

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from PIL import Image, ImageFilter, ImageOps
 from scipy import stats
 
+from tests.torch_packages import package
 from vitjax.ops import policies
 from vitjax.ops.distort import NUMBER, OPERATIONS
 
@@ -185,8 +186,8 @@ def test_a_batch_on_a_mesh_is_its_images_one_by_one_and_each_costs_what_it_draws
 
 @pytest.mark.parity
 def test_tables_are_torchvisions_and_timms():
-    autoaugment = pytest.importorskip("torchvision.transforms.autoaugment")
-    timm = pytest.importorskip("timm.data.auto_augment")
+    autoaugment = package("torchvision.transforms.autoaugment")
+    timm = package("timm.data.auto_augment")
     theirs = autoaugment.AutoAugment()
     space = theirs._augmentation_space(10, (100, 100))
     operations, chances, amounts = policies._imagenet_policy()
