@@ -36,7 +36,8 @@ LINES = (("kNN, k = 20", "#1b6ca8", "-", "o"), ("linear probe", "#d1495b", "--",
 
 
 def read(folder: Path) -> dict | None:
-    """{number: [[step, value], ...], "test": ..., "minutes": ..., "environment": ...}."""
+    """{"curves": {number: [[step, value], ...]}, "test", "config", "environment"}; None where there
+    is no run."""
     if not (folder / "metrics.jsonl").exists():
         return None
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

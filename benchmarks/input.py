@@ -21,7 +21,7 @@ import time
 import input_views
 import numpy as np
 import table
-from input_views import CANVAS, ROUNDS, SIZE, in_turns, row
+from input_rows import CANVAS, ROUNDS, SIZE, in_turns, row
 
 PHOTOS, RECORDS = 50, 14_000_000
 

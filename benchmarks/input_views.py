@@ -1,31 +1,9 @@
 """Parts of input.py that need jax alone: what the views of a batch cost, here and on a v5e."""
 
 import os
-import statistics
-import time
 
 import numpy as np
-
-ROUNDS, CANVAS, SIZE = 3, 256, 224
-
-
-def in_turns(works: dict, images: int) -> dict:
-    """CPU milliseconds per image of each work, taken in turns: the median of ROUNDS."""
-    taken = {name: [] for name in works}
-    for turn in range(1 + ROUNDS):
-        for name, work in works.items():
-            start = time.process_time()
-            work()
-            if turn:
-                taken[name].append(1000 * (time.process_time() - start) / images)
-    return {name: statistics.median(each) for name, each in taken.items()}
-
-
-def row(part, what, ms, against="", value=""):
-    """against: what `value` is, a ratio unless it names a unit."""
-    out = {"part": part, "what": what, "ms": ms, "x": 1000 / ms if ms else ""}
-    return out | {"against": against, "value": value}
-
+from input_rows import CANVAS, SIZE, in_turns, row
 
 RECIPES = {
     "crop, flip": {},

@@ -20,7 +20,8 @@ pytestmark = [
     ),
 ]
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-CASES = ("vit_b16", "vit_l16", "vit_g14", "resnet50")
+# Bytes that all-to-alls may move: none, but for a norm's numbers in the gradient of a ConvNet.
+CASES = {"vit_b16": 0, "vit_l16": 0, "vit_g14": 0, "resnet50": 16384}
 POD = "v5e:16x16"
 
 
@@ -56,10 +57,10 @@ def test_parameters_are_gathered_layer_by_layer(found):
 
 
 def test_gradients_are_scattered_and_nothing_is_turned(found):
-    _, _, plan, _, places = found
+    name, _, plan, _, places = found
     assert "reduce-scatter" in {place.kind for place in places}
     turned = sum(place.turns * place.bytes for place in places if place.kind == "all-to-all")
-    assert turned < 0.01 * plan.parameters  # a norm's numbers, no activation and no kernel
+    assert turned <= CASES[name]
     # What is reduced whole is small: norms, biases, numbers of the step; over slices all of it.
     if plan.mesh["replica"] == 1:
         largest = max(place.bytes for place in places if place.kind == "all-reduce")

@@ -12,27 +12,23 @@ import numpy as np
 
 from vitjax.ops.colour import grey
 
-OPERATIONS = (
-    *("identity", "auto_contrast", "equalize", "invert", "posterize", "solarize", "solarize_add"),
-    *("color", "contrast", "brightness", "sharpness"),
-    *("rotate", "shear_x", "shear_y", "translate_x", "translate_y", "cutout"),
-)
-NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
-STYLES = ("pillow", "tf")
-EPSILON = 1e-3  # what float32 loses must not cost a level where 8 bits are cut off
-
-
-# What one computation does; for a batch, `policies.each_image` says which of them run.
+ENHANCEMENTS = ("color", "contrast", "brightness", "sharpness")
+GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+# What one computation does; for a batch, `policies.one_by_one` says which of them run.
 GROUPS = (
     ("identity",),
     ("auto_contrast",),
     ("equalize",),
     ("invert", "posterize", "solarize", "solarize_add"),
-    ("color", "contrast", "brightness", "sharpness"),
-    ("rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
+    ENHANCEMENTS,
+    GEOMETRY,
     ("cutout",),
 )
-GROUP = tuple(next(i for i, names in enumerate(GROUPS) if name in names) for name in OPERATIONS)
+OPERATIONS = tuple(name for names in GROUPS for name in names)
+GROUP = tuple(group for group, names in enumerate(GROUPS) for _ in names)  # of each operation
+NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
+STYLES = ("pillow", "tf")
+EPSILON = 1e-3  # what float32 loses must not cost a level where 8 bits are cut off
 
 
 def distort(image, operation, amount, place, *, fill, style="pillow", sampling="nearest"):

@@ -4,8 +4,6 @@ One image, float32 [S, S, 3] of whole numbers 0..255, and one key. A policy draw
 (`draw_...`: numbers of OPERATIONS, amounts and places, one per layer) and then does it.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,7 @@ import numpy as np
 from vitjax.ops.batch import on_batch_shards
 from vitjax.ops.blur import pillow_blur
 from vitjax.ops.colour import grey, solarize
-from vitjax.ops.distort import NUMBER, distort, pixels, planes, switch
+from vitjax.ops.distort import ENHANCEMENTS, GEOMETRY, NUMBER, distort, pixels, planes, switch
 from vitjax.ops.mix import whole_below
 
 GREY = (128.0, 128.0, 128.0)
@@ -27,8 +25,6 @@ PILLOW_OPERATIONS = (
     *("shear_x", "shear_y", "translate_x", "translate_y"),
 )
 TF_OPERATIONS = (*PILLOW_OPERATIONS, "cutout")
-GEOMETRY = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
-ENHANCEMENTS = ("color", "contrast", "brightness", "sharpness")
 
 # arXiv:1805.09501, table 9: (operation, probability, magnitude) twice; - is no magnitude.
 IMAGENET_POLICY = """
@@ -164,26 +160,24 @@ def one_by_one(function):
     asks the host at every choice: there all forms at once are taken to be the less costly (not
     measured).
     """
-    looped = jax.custom_batching.custom_vmap(function)
+    chosen = jax.custom_batching.custom_vmap(function)
 
-    @looped.def_vmap
-    def _(size, batched, *args):
-        args = jax.tree.map(
-            lambda x, own: x if own else jnp.broadcast_to(x[None], (size, *x.shape)),
-            args,
-            tuple(batched),
-        )
-        loop = functools.partial(on_batch_shards, functools.partial(_loop, function))
-        out = jax.lax.platform_dependent(
-            args, cuda=lambda args: jax.vmap(function)(*args), default=loop
-        )
+    @chosen.def_vmap
+    def batch(size, batched, *args):
+        def whole(x, own):
+            return x if own else jnp.broadcast_to(x[None], (size, *x.shape))
+
+        def at_once(args):
+            return jax.vmap(function)(*args)
+
+        def in_a_loop(args):
+            return on_batch_shards(lambda part: jax.lax.map(lambda one: function(*one), part), args)
+
+        args = jax.tree.map(whole, args, tuple(batched))
+        out = jax.lax.platform_dependent(args, cuda=at_once, default=in_a_loop)
         return out, jax.tree.map(lambda _: True, out)
 
-    return looped
-
-
-def _loop(function, args):
-    return jax.lax.map(lambda each: function(*each), args)
+    return chosen
 
 
 def _apply(image, drawn, *, fill, style, sampling, shares=False):

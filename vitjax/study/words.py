@@ -7,7 +7,7 @@ import numpy as np
 from vitjax.study import budget as budget_lib
 from vitjax.study import fit
 from vitjax.study.analysis import Measure, View
-from vitjax.study.curves import LEVEL
+from vitjax.study.curves import LEVEL, nanmean
 from vitjax.study.pairs import Pair, Row, Value
 from vitjax.study.results import Study
 
@@ -121,11 +121,8 @@ def standing(measure: Measure, place: int) -> str:
 
 def _means(measure: Measure, place: int) -> dict[str, float]:
     """encoder -> mean over seeds of 1 - error at a size; only those that have one."""
-    return {
-        s.name: 1 - np.nanmean(s.error[place])
-        for s in measure.series
-        if np.isfinite(s.error[place]).any()
-    }
+    means = {s.name: 1 - nanmean(s.error[place]) for s in measure.series}
+    return {name: mean for name, mean in means.items() if np.isfinite(mean)}
 
 
 def _sign(measure: Measure, first: str, second: str, images: float) -> int:
@@ -264,22 +261,17 @@ def caveats(view: View, measure: Measure) -> str:
 def _underfitted(view: View, measure: Measure) -> str:
     """Encoders that more steps would help, where more images are what is asked about."""
     text = ""
-    starved = [
-        name
-        for name, values in view.train.items()
-        if np.isfinite(values[0]).any() and np.nanmean(values[0]) < 0.95
-    ]
+    starved = [name for name, values in view.train.items() if nanmean(values[0]) < 0.95]
     if starved:
         text += (
             f" With the fewest images {' and '.join(starved)} had not learned the training views "
             "(below 95%): too few steps there, not too few images alone."
         )
+    if measure.number != "accuracy/top1":
+        return text
     for name, score in _means(measure, -1).items():
-        learned = view.train[name][-1]
-        if measure.number != "accuracy/top1" or not np.isfinite(learned).any():
-            continue
-        learned = np.nanmean(learned)
-        if 1 - learned > 0.5 * (1 - score):
+        learned = nanmean(view.train[name][-1])
+        if 1 - learned > 0.5 * (1 - score):  # NaN, where nothing was trained on labels, is not
             text += (
                 f" With the most images {name} answers {100 * learned:.1f}% of its training views "
                 f"and {100 * score:.1f}% of the test: more than half of its error is there before "

@@ -96,7 +96,7 @@ def run(config, workdir) -> dict[str, float]:
                     raise Preempted(f"told to leave: step {step} of {last} is saved in {workdir}")
             checkpoints.wait()
         reporter.unreadable(batches.skipped)
-        return finish(state, rounds, reporter, folder.path, last)
+        return finish(state, rounds, reporter, folder.path, last, every.figures)
 
 
 def validate(step: int, state, rounds: Rounds, reporter: report.Reporter) -> dict:
@@ -117,14 +117,16 @@ def on_record(history: list[dict], prefix: str, step: int | None = None) -> bool
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(found)))
 
 
-def finish(state, rounds: Rounds, reporter: report.Reporter, workdir, last: int) -> dict:
+def finish(
+    state, rounds: Rounds, reporter: report.Reporter, workdir, last: int, drawn: bool
+) -> dict:
     """The test split, touched once in the life of a run; then the figures and the last table."""
     history = reporter.writer.history
     done = on_record(history, "eval/test/")
     if rounds.recipe.evaluators and "test" in rounds.splits and not done:
         results = rounds.run(state, "test")
         reporter.evaluation(last, "test", results, rounds.failures)
-    if rounds.recipe.log.get("figures", True):
+    if drawn:
         sheet = rounds.sheet(state, "validation")
         if jax.process_index() == 0:
             figures.draw_curves(history, workdir / "figures")

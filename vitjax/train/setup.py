@@ -164,11 +164,13 @@ def run_steps(recipe: Recipe, train_examples: int) -> int:
 
 
 class Intervals(NamedTuple):
-    """Steps between two evaluations, checkpoints and log lines; None: at the end only."""
+    """Steps between two evaluations, checkpoints and log lines; None: at the end only. figures:
+    whether the end of the run is drawn."""
 
     evaluate: int | None
     checkpoint: int | None
     log: int
+    figures: bool = True
 
     def due(self, what: str, step: int, last: int) -> bool:
         steps = getattr(self, what)
@@ -178,7 +180,8 @@ class Intervals(NamedTuple):
 def intervals(recipe: Recipe, train_examples: int) -> tuple[Intervals, dict, dict]:
     """(the intervals, what else `evaluate` says, what else `checkpoint` says)."""
     steps, rest = {}, {}
-    for section in Intervals._fields:
+    sections = ("evaluate", "checkpoint", "log")
+    for section in sections:
         steps[section], rest[section] = config_lib.steps_of(
             getattr(recipe, section),
             "every_",
@@ -188,9 +191,9 @@ def intervals(recipe: Recipe, train_examples: int) -> tuple[Intervals, dict, dic
         )
         if steps[section] == 0:
             raise config_lib.ConfigError(f"config key {section}.every_* is 0: leave it out")
-    config_lib.check(lambda figures=True: None, rest["log"], "log")
+    config_lib.check(Intervals, rest["log"], "log", given=sections)
     steps["log"] = steps["log"] or LOG_STEPS
-    return Intervals(**steps), rest["evaluate"], rest["checkpoint"]
+    return Intervals(**steps, **rest["log"]), rest["evaluate"], rest["checkpoint"]
 
 
 def make_optimizer(recipe: Recipe, steps: int, train_examples: int):

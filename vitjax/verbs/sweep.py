@@ -46,7 +46,10 @@ def run(argv: list[str]) -> None:
     if args.coordinator and args.cells is None:
         raise ValueError("--coordinator: only with --cells; a sweep starts its own processes")
     if (args.launcher == "jobset") != (args.template is not None):
-        raise ValueError("--launcher=jobset needs a --template, as launch/gke_jobset.yaml")
+        raise ValueError(
+            "--launcher=jobset needs a --template, as launch/gke_jobset.yaml, and no other takes "
+            f"one: --launcher={args.launcher}, --template={args.template}"
+        )
     plan = grid.load(args.config)
     if args.set:
         from vitjax.verbs import arguments  # imports jax, which a sweep does without
