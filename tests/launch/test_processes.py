@@ -132,7 +132,9 @@ def test_two_processes_read_each_image_once_in_an_epoch(one, two):
 def test_two_processes_leave_the_state_of_one(one, two):
     want, got = saved_arrays(one.workdir, STEPS), saved_arrays(two.workdir, STEPS)
     assert want.keys() == got.keys()
-    for name in want:
+    # A bias of keys adds the same to every score of a query: its gradient is rounding and nothing
+    # else, which Adam divides by its own size.
+    for name in (name for name in want if not name.endswith("key/bias")):
         np.testing.assert_allclose(got[name], want[name], rtol=2e-4, atol=1e-5, err_msg=name)
 
 
