@@ -11,7 +11,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import math
 import multiprocessing
 import pathlib
 
@@ -68,13 +67,6 @@ def main():
     (ROOT / "docs" / "pods.md").write_text(page(rows))
 
 
-def mesh_of(place) -> dict:
-    """The parameters are cut over 16 chips and held as often as that is needed: over all of a large
-    pod a part would be less than a tile of a ViT-B's matrices (plan.advice)."""
-    slices, _, shape = topology.parse(place)
-    return {"replica": slices * math.prod(shape) // 16, "data": 16}
-
-
 def key_of(case) -> str:
     name, place, batch = case
     return f"{name} {place}" + (f" batch {batch}" if batch else "")
@@ -87,9 +79,7 @@ def stale(case, row) -> bool:
 def inputs(case) -> str:
     """A hash of all that a row may depend on."""
     name, place, batch = case
-    found = hashlib.sha256(
-        json.dumps([batch, mesh_of(place), settings_of(name)], sort_keys=True).encode()
-    )
+    found = hashlib.sha256(json.dumps([batch, settings_of(name)], sort_keys=True).encode())
     for source in SOURCES:
         path = ROOT / "vitjax" / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -114,9 +104,7 @@ def make(case, row) -> dict:
     """A row; the old one where the compiler would get the same program."""
     jax.config.update("jax_platforms", "cpu")
     name, place, batch = case
-    step = compiled_step.lower(
-        settings_of(name), topology.find(place), mesh=mesh_of(place), batch=batch or None
-    )
+    step = compiled_step.lower(settings_of(name), topology.find(place), batch=batch or None)
     program = hashlib.sha256(step.lowered.as_text().encode()).hexdigest()
     if row is not None and row["program"] == program and row["versions"] == versions(place):
         return row | {"inputs": inputs(case)}

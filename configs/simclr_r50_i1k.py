@@ -59,7 +59,7 @@ def get_config(arg=""):
         schedule=dict(name="cosine", warmup_epochs=10),
     )
 
-    c.mesh = dict(replica=1, data=-1, model=1)
+    c.mesh = dict(replica=-1, data=16, model=1)
     c.sharding = dict(parameters="fsdp")
 
     c.evaluate = dict(every_epochs=50, train_examples=50_000, time_fraction=0.1)

@@ -18,6 +18,7 @@ from vitjax.config import parse_arg, smoke
 @dataclasses.dataclass(frozen=True)
 class Args:
     path: str = "cifar10.tar.xz"
+    hours: bool = False
     smoke: bool = False
 
 
@@ -32,6 +33,15 @@ ENCODERS = dict(
     vit=dict(name="vit", variant="Ti/4", pool="gap"),
     mixer=dict(name="mixer", variant="S/4", width=192, depth=12, token_mlp=128, channel_mlp=768),
 )
+# For two CPU cores: 7 to 9 million multiply-adds an image each.
+THIN = dict(
+    cnn=ENCODERS["cnn"],
+    resnet18=dict(name="resnet", variant="18", width=0.125, stem="small"),
+    convit=dict(name="convit", variant="S/4", width=45, depth=4, local=3, mlp=90, heads=9),
+    vit=dict(name="vit", variant="Ti/4", width=48, depth=4, mlp=96, heads=3, pool="gap"),
+)
+for name in ("convit", "vit"):
+    THIN[name]["scan"] = False  # unrolled, a step is a quarter faster on a CPU
 
 
 def get_config(arg=""):
@@ -73,13 +83,35 @@ def get_config(arg=""):
     c.checkpoint = dict(every_steps=5_000, keep=1)
     c.log = dict(every_steps=100)
 
+    if args.hours:
+        c.batch_size, c.steps = 64, 1_000
+        c.encoder = THIN["vit"]
+        c.optimizer.schedule.warmup_steps = 50
+        c.evaluate.train_examples = 5_000
+        c.evaluators = dict(
+            accuracy=dict(),
+            linear=dict(steps=500, batch_size=512),
+            knn=dict(k=(1, 20)),
+            bias_attention=dict(),
+            bias_equivariance=dict(),
+            shift=dict(),
+        )
+
     if args.smoke:
         smoke(c, width=16, depth=2, mlp=32, heads=2)
     return c
 
 
 def sweep(arg=""):
-    parse_arg(arg, Args)
+    args = parse_arg(arg, Args)
+    if args.hours:
+        return dict(
+            encoders=THIN,
+            fractions=(0.01, 0.03, 0.1, 0.3, 1.0),
+            seeds=(0, 1, 2),
+            lrs=(2e-3, 6e-3),
+            budgets=dict(steps=dict(steps=1_000)),
+        )
     return dict(
         encoders=ENCODERS,
         fractions=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),

@@ -73,7 +73,7 @@ def get_config(arg=""):
         schedule=dict(name="cosine", warmup_steps=10_000),
     )
 
-    c.mesh = dict(replica=1, data=-1, model=1)
+    c.mesh = dict(replica=-1, data=16, model=1)
     c.sharding = dict(parameters="fsdp")
 
     c.evaluate = dict(every_epochs=20, train_examples=50_000, time_fraction=0.1)

@@ -32,8 +32,7 @@ POD = "v5e:16x16"
 def found(request):
     """(name of the config, step, plan, program, collectives)."""
     name, pod = request.param, topology.find(POD)
-    mesh = {"replica": len(pod.devices) // 16, "data": 16}
-    step = compiled_step.lower(config.load(str(CONFIGS / f"{name}.py")), pod, mesh=mesh)
+    step = compiled_step.lower(config.load(str(CONFIGS / f"{name}.py")), pod)
     plan, program = compiled_step.compiled(step)
     return name, step, plan, program, program_lib.collectives(program)
 

@@ -22,6 +22,18 @@ def test_a_mesh_that_does_not_cover_the_devices_is_refused(axes):
         mesh_lib.make_mesh(**axes)
 
 
+def test_a_pod_holds_the_parameters_as_often_as_data_leaves():
+    def shape(devices, **axes):
+        return tuple(mesh_lib.make_mesh(replica=-1, devices=devices, **axes).shape.values())
+
+    eight = jax.devices()[:8]
+    assert shape(eight, data=4) == (2, 4, 1) and shape(eight, data=2, model=2) == (2, 2, 2)
+    assert shape(eight, data=16) == (1, 8, 1) and shape(eight[:1], data=16) == (1, 1, 1)
+    assert shape(eight[:6], data=4) == (2, 3, 1)  # the most that divides them
+    slices = [Chip(index // 4, index % 4) for index in range(8)]
+    assert shape(slices, data=16) == (2, 4, 1)  # never across slices
+
+
 def test_a_batch_must_divide_over_the_mesh():
     mesh = mesh_lib.make_mesh()
     mesh_lib.check_batch(32, mesh, accumulate=4)

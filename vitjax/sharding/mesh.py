@@ -17,6 +17,10 @@ BATCH = P(("replica", "data"))
 def make_mesh(*, replica: int = 1, data: int = -1, model: int = 1, devices=None) -> Mesh:
     """Lay the devices out as [replica, data, model]; one axis may be -1: what the others leave.
 
+    Where that is replica, data is the most: parameters are cut over so many devices, over fewer
+    where a slice has fewer, and held as often as that leaves. So one config suits a laptop and a
+    pod, over all of which a part would be less than a tile (plan.advice).
+
     Raises ValueError where the axes do not multiply to the number of devices, or replicas do not
     cover whole slices.
     """
@@ -27,6 +31,10 @@ def make_mesh(*, replica: int = 1, data: int = -1, model: int = 1, devices=None)
     asked = ", ".join(f"mesh.{name}={size}" for name, size in sizes.items())
     if len(free) > 1 or known < 1:
         raise ValueError(f"{asked}: every axis is at least 1, and one of them may be -1")
+    if free == ["replica"]:
+        within = max(1, len(devices) // (slices_of(devices) * model))
+        sizes["data"] = max(n for n in range(1, min(data, within) + 1) if within % n == 0)
+        known = sizes["data"] * model
     if free:
         sizes[free[0]] = len(devices) // known
     if math.prod(sizes.values()) != len(devices):
@@ -37,12 +45,17 @@ def make_mesh(*, replica: int = 1, data: int = -1, model: int = 1, devices=None)
     return Mesh(lay_out(devices, tuple(sizes[name] for name in AXES)), AXES, axis_types=auto)
 
 
+def slices_of(devices) -> int:
+    """How many slices the devices are of; those that know of none are one."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
 def lay_out(devices, shape: tuple[int, int, int]) -> np.ndarray:
     """Devices as [replica, data, model], neighbours on the wires beside each other, and no part of
     a slice in one replica with a part of another. Raises ValueError where that cannot be."""
     # Where no side of the pod is as long as an axis, a part of one has to do.
     settings = {"devices": devices, "allow_split_physical_axes": True}
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = slices_of(devices)
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, **settings)
     replica, data, model = shape

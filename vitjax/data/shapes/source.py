@@ -7,6 +7,7 @@ S side of the image in pixels, K key points, C classes.
 """
 
 import dataclasses
+import functools
 import math
 from typing import ClassVar
 
@@ -73,7 +74,13 @@ def open_shapes(
             f"data.scale={scale!r}: expected (low, high), {SMALLEST / size:g} <= low <= high <= 1 "
             f"({SMALLEST} pixels or more)"
         )
-    return ShapesSource(split, size, examples, seed, texture, tuple(scale), distractors)
+    return _source(split, size, examples, seed, texture, tuple(scale), distractors)
+
+
+@functools.lru_cache(maxsize=len(SPLITS))
+def _source(*settings):
+    """One for all runs of a process: what a sweep's first run has drawn, the next ones find."""
+    return ShapesSource(*settings)
 
 
 @dataclasses.dataclass(frozen=True)
