@@ -146,13 +146,19 @@ def draw_bias(images: np.ndarray, measures: Mapping[str, Mapping], file: Path) -
         lines(axes, images, values)
         label_data(axes, "")
         axes.set_title(title, fontsize="small")
-    grid[0].legend(fontsize="x-small")
+    found = [axes.get_legend_handles_labels() for axes in grid]
+    named = {}
+    for handles, names in found:
+        named |= zip(names, handles, strict=True)
+    grid[0].legend(named.values(), named.keys(), fontsize="x-small")
     save(figure, file)
 
 
 def lines(axes: Axes, images: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+    """Of the encoders that have the measure: no ConvNet has a distance of attention."""
     for place, (name, table) in enumerate(values.items()):
-        band(axes, images, table, name, style(place))
+        if np.isfinite(table).any():
+            band(axes, images, table, name, style(place))
 
 
 def band(axes: Axes, images, values, name: str, mine: dict) -> None:
