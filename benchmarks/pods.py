@@ -19,14 +19,18 @@ import table as results
 
 from vitjax import config
 from vitjax.plan import compiled_step, table, topology
+from vitjax.train import compiler_options
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROWS = results.RESULTS / "pods.json"
+LARGEST = results.RESULTS / "largest_vit.json"
 CONFIGS = (
     *("vit_b16", "vit_l16", "vit_h14", "vit_so400m", "vit_g14", "resnet50", "resnet152"),
     *("convnext_l", "coatnet_3", "dinov2_l16_i1k", "dinov2_g14"),
 )
 TOPOLOGIES = ("v5e:16x16", "v5e:4x4", "v4:4x4x4", "v5p:4x4x4", "v6e:16x16", "2xv5e:16x16")
+# Four machines of eight: made where jax's CUDA plugin is installed, with --topology.
+GPUS = ("a100:4x8", "h100:4x8", "h200:4x8")
 # The same images a chip on ever more chips.
 SCALING = tuple(
     ("vit_l16", place, 16 * chips)
@@ -47,12 +51,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="*", default=CONFIGS, choices=CONFIGS, metavar="CONFIG")
     places = sorted({*TOPOLOGIES, *(place for _, place, _ in SCALING)})
-    parser.add_argument("--topology", nargs="*", default=places, choices=places)
+    choices = [*places, *GPUS]
+    parser.add_argument("--topology", nargs="*", default=places, choices=choices, metavar="PLACE")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args()
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else {}
-    cases = [(name, place, 0) for place in TOPOLOGIES for name in CONFIGS] + list(SCALING)
+    cases = [*SCALING, *((n, place, 0) for place in (*TOPOLOGIES, *GPUS) for n in CONFIGS)]
     wanted = [case for case in cases if case[0] in args.only and case[1] in args.topology]
     due = [] if args.page else [case for case in wanted if stale(case, rows.get(key_of(case)))]
     if not args.page:
@@ -105,7 +110,8 @@ def make(case, row) -> dict:
     jax.config.update("jax_platforms", "cpu")
     name, place, batch = case
     step = compiled_step.lower(settings_of(name), topology.find(place), batch=batch or None)
-    program = hashlib.sha256(step.lowered.as_text().encode()).hexdigest()
+    told = json.dumps(compiler_options.OPTIONS[topology.platform(place)])
+    program = hashlib.sha256((step.lowered.as_text() + told).encode()).hexdigest()
     if row is not None and row["program"] == program and row["versions"] == versions(place):
         return row | {"inputs": inputs(case)}
     plan, _ = compiled_step.compiled(step)
@@ -146,6 +152,16 @@ arrays, the lines that make them, and sizes that leave a part of the chip idle.
 """
 
 
+LARGEST_HEAD = """## The largest ViT that trains
+
+On one H200, on 8 chips of v5e, on a v5p-64 (32 chips). AdamW with everything in float32, parameters
+cut over all devices, all of the forward pass computed again, 8 images of 224 pixels a device
+(`python benchmarks/largest_vit.py`). Candidates: published shapes, then the width of ViT-22B with
+more blocks.
+
+"""
+
+
 def page(rows) -> str:
     """What is there, a table per recipe."""
     out = [HEAD]
@@ -155,7 +171,7 @@ def page(rows) -> str:
         out.append(f"Compiled with {said}.\n")
     missing = []
     for name in CONFIGS:
-        found = [f"{name} {place}" for place in TOPOLOGIES if f"{name} {place}" in rows]
+        found = [f"{name} {p}" for p in (*TOPOLOGIES, *GPUS) if f"{name} {p}" in rows]
         missing += [f"{name} {place}" for place in TOPOLOGIES if f"{name} {place}" not in rows]
         if not found:
             continue
@@ -169,12 +185,38 @@ def page(rows) -> str:
     if scaled:
         out.append("## The same images a chip on more chips: vit_l16, 16 each\n")
         out.append(table.markdown([table.row(plan) for plan in scaled]) + "\n")
+    if LARGEST.exists():
+        out.append(largest(json.loads(LARGEST.read_text())))
     missing += [key_of(case) for case in SCALING if key_of(case) not in rows]
     if missing:
         by_name = {name: sum(key.split()[0] == name for key in missing) for name in CONFIGS}
         counts = ", ".join(f"{name} {count}" for name, count in by_name.items() if count)
         out.append(f"Rows not compiled yet, which `make plan` fills in: {counts}.\n")
     return "\n".join(out)
+
+
+def largest(found) -> str:
+    """What benchmarks/largest_vit.py found, as a table."""
+    lines = []
+    for place, row in found.items():
+        plan, above = compiled_step.Plan(**row["plan"]), row["above"]
+        asks = "" if above is None else above["shape"]
+        if above is not None and above["peak"] is not None:
+            asks += f", {above['peak'] / topology.GIB:.1f} GiB"
+        elif above is not None:
+            asks += ", whose state alone is larger"
+        lines.append(
+            {
+                "topology": place,
+                "largest": row["shape"],
+                "parameters": f"{row['parameters'] / 1e9:.2f} billion",
+                "state GiB": f"{plan.state / topology.GIB:.2f}",
+                "peak GiB": f"{plan.peak / topology.GIB:.2f}",
+                "of GiB": f"{plan.hbm / topology.GIB:.2f}",
+                "does not fit": asks,
+            }
+        )
+    return LARGEST_HEAD + table.markdown(lines) + "\n"
 
 
 if __name__ == "__main__":

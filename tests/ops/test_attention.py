@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from absl import logging
 from attention_oracle import errors, inputs, oracle, run
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from vitjax.ops import attention as door
@@ -67,6 +68,16 @@ def test_a_bias_of_two_dimensions_is_for_all_heads(implementation):
     want = oracle(q, k, v, grad, bias, scale=D**-0.5)
     got = attention(q, k, v, bias=bias[0], implementation=implementation)
     np.testing.assert_allclose(got, want[0], atol=2e-6)
+
+
+def test_a_token_more_for_an_even_length_is_seen_by_nobody():
+    arrays = inputs((B, N, H, D))
+
+    def padded(q, k, v, bias, segments):
+        return door.even(q, k, v, bias, D**-0.5, "xla")  # cuDNN's arguments, without a GPU
+
+    got = run(padded, *arrays, promotion="standard")
+    assert max(errors(got, oracle(*arrays, scale=D**-0.5))) < 5e-6
 
 
 def test_reference_and_its_gradients_are_those_of_jax_nn():
@@ -192,6 +203,20 @@ KERNEL = "flash" if door.flash_gpu.mosaic() else "reference"  # jax 0.11.2 has w
 def test_each_platform_takes_the_first_that_can(device, asked, taken):
     with on(*device):
         assert choose(asked) == taken
+
+
+@pytest.mark.parametrize("tokens", [196, 197])
+def test_cudnn_has_a_gradient_at_every_length(tokens, monkeypatch):
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda _: True)
+    q = jax.ShapeDtypeStruct((B, tokens, 12, 64), jnp.bfloat16)
+
+    def total(q, k, v):
+        return attention(q, k, v, implementation="cudnn").astype(jnp.float32).sum()
+
+    with on(*HOPPER):
+        found = jax.eval_shape(jax.grad(total, argnums=(0, 1, 2)), q, q, q)
+    assert [gradient.shape for gradient in found] == [q.shape] * 3
 
 
 def test_what_was_passed_over_is_said_once(caplog):

@@ -16,7 +16,8 @@ COLLECTIVES = (
     "collective-permute",
     "ragged-all-to-all",
 )
-KERNEL = 'custom_call_target="tpu_custom_call"'
+# Pallas on TPU, cuDNN's attention, Pallas on GPU.
+KERNEL = re.compile(r'custom_call_target="(?:tpu_custom_call|__cudnn\$fmha|mosaic_gpu)')
 BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "f16": 16}  # else the digits of the name
 
 _HEAD = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
@@ -224,10 +225,10 @@ class Kernels(NamedTuple):
 
 
 def kernels(program: Program) -> Kernels:
-    """The Pallas kernels of a step."""
+    """The kernels of a step that compute attention."""
     count, flops = 0, 0.0
     for instruction, turns, _, _ in program.walk():
-        if KERNEL in instruction.text:
+        if KERNEL.search(instruction.text):
             count += turns
             cost = re.search(r'"?cost_estimate"?:?\s*\{[^}]*"?flops"?:\s*"?(\d+)', instruction.text)
             flops += turns * (int(cost[1]) if cost else 0)

@@ -5,10 +5,16 @@ from vitjax.ops.device import device
 # Options of jax.jit(compiler_options=...), each with its reason. `make pods` compiles with them:
 # one that a compiler no longer knows is an error.
 OPTIONS = {
-    # None that was tried earns a line. Of a ViT-B/16 step on v5e:16x16 (replica=16, data=16; libtpu
+    # Tried and not worth a line: of a ViT-B/16 step on v5e:16x16 (replica=16, data=16; libtpu
     # 0.0.42.1), xla_tpu_scoped_vmem_limit_kib=98304, which others set, changes the estimate from
     # 47.30 to 47.23 million cycles, and neither its memory nor what is asynchronous.
-    "tpu": {},
+    "tpu": {
+        # By default a product whose kernel is cut over `data` is done part by part while the parts
+        # go around: 16 narrow ones that leave the matrix unit idle, most of all in convolutions.
+        # Off, kernels are gathered, which hides behind other products. v5e:4x4, libtpu's estimate:
+        # ResNet-50 406 to 97 million cycles, ViT-B/16 3,089 to 798; v5e:16x16 as before.
+        "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
+    },
     "gpu": {
         # Off by default in XLA; without it no collective is hidden behind a product (jax's
         # docs/gpu_performance_tips.md).

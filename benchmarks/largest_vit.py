@@ -1,0 +1,88 @@
+"""The largest ViT that trains on one H200, on 8 v5e chips and on the 32 chips of a v5p-64.
+
+    python benchmarks/largest_vit.py [--topology v5e:2x4]
+vit_g14's recipe with AdamW (parameters and both moments in float32: 16 bytes a parameter with its
+gradient), parameters cut over all devices, everything computed again in the backward pass, 8 images
+of 224 pixels a device. Candidates are published shapes, then ViT-22B's width with more blocks.
+Compiled for devices that are not here; needs libtpu or the CUDA plugin, as `vitjax plan` does.
+Results are kept by topology in results/largest_vit.json, which docs/pods.md shows.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+
+import jax
+import table as results
+
+from vitjax import config
+from vitjax.models import vit
+from vitjax.models.vit_sizes import SIZES, Size
+from vitjax.plan import compiled_step, topology
+from vitjax.plan.table import gib
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILE = results.RESULTS / "largest_vit.json"
+PLACES = ("h200:1x1", "v5e:2x4", "v5p:4x4x2")
+IMAGES = 8  # of a device
+STATE = 12  # bytes a parameter: itself and two moments
+# Of arXiv:2302.05442, table 1, with this project's blocks.
+WIDE = Size(6144, 48, 24576, 48)
+SHAPES = {f"ViT-{name}": SIZES[name]._asdict() for name in ("L", "H", "g", "G", "e")}
+SHAPES |= {"DINOv3's 7B": SIZES["7B"]._asdict() | {"activation": "swiglu"}}
+SHAPES |= {
+    f"ViT-22B, {depth} blocks": WIDE._replace(depth=depth)._asdict()
+    for depth in (48, 96, 144, 192, 240, 288)
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--topology", nargs="*", default=PLACES)
+    args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    rows = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for place in args.topology:
+        rows[place] = largest(place)
+        FILE.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
+
+
+def largest(place: str) -> dict:
+    """The plan of the largest shape that fits, and what the next one asks for."""
+    where = topology.find(place)
+    room = where.chip.hbm * topology.GIB * len(where.devices)
+    above = None
+    for name, shape in reversed(SHAPES.items()):
+        count = parameters(shape)
+        if STATE * count > room:
+            above = {"shape": name, "parameters": count, "peak": None}
+            continue
+        plan = compiled_step.plan(
+            settings_of(shape), where, mesh={"data": -1}, batch=IMAGES * len(where.devices)
+        )
+        print(f"{place} {name}: {gib(plan.peak)} of {gib(plan.hbm)}", flush=True)
+        if plan.fits:
+            found = {"shape": name, "parameters": count, "plan": dataclasses.asdict(plan)}
+            return found | {"above": above}
+        above = {"shape": name, "parameters": count, "peak": plan.peak}
+    raise ValueError(f"{place} holds none of {', '.join(SHAPES)}")
+
+
+def settings_of(shape: dict) -> dict:
+    settings = config.load(str(ROOT / "configs" / "vit_g14.py"))
+    encoder = settings["encoder"] | shape | {"remat": "full"}
+    optimizer = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0}
+    schedule = {"name": "cosine", "warmup_steps": 10_000}
+    return settings | {"encoder": encoder, "optimizer": optimizer | {"schedule": schedule}}
+
+
+def parameters(shape: dict) -> int:
+    """Of the encoder with patches of 14 pixels."""
+    encoder = vit.create("g/14", pool="map", biases="all", **shape)
+    made = jax.eval_shape(lambda: encoder.init(jax.random.key(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(made))
+
+
+if __name__ == "__main__":
+    main()
