@@ -33,7 +33,7 @@ SHAPES = {f"ViT-{name}": SIZES[name]._asdict() for name in ("L", "H", "g", "G", 
 SHAPES |= {"DINOv3's 7B": SIZES["7B"]._asdict() | {"activation": "swiglu"}}
 SHAPES |= {
     f"ViT-22B, {depth} blocks": WIDE._replace(depth=depth)._asdict()
-    for depth in (48, 96, 144, 192, 240, 288)
+    for depth in (48, 96, 144, 192, 240, 288, 336, 384)
 }
 
 

@@ -138,14 +138,18 @@ it does not. **Nothing here was run on a chip.** GiB are of one chip. "state" is
 optimizer and weight averages or teachers; "peak" is `peak_memory_in_bytes` of the compiled step,
 or what the compiler asked for. "gathered" and "reduced" are bytes of all-gathers and of
 reduce-scatters and all-reduces in one step, loops counted as often as they run; "async" is the
-share of them that runs beside something else. The parameters are cut over 16 chips
-(`mesh.data=16`) and `mesh.replica` is the rest: over all 256 a part of a ViT-B's matrices is less
-than a tile, and libtpu then gathers by all-reduces, none of them hidden (`vitjax plan` says so).
+share of them that runs beside something else. The mesh is the recipe's, `replica=-1, data=16`:
+parameters are cut over 16 chips and held as often as that leaves; over all 256 a part of a ViT-B's
+matrices is less than a tile, and libtpu then gathers by all-reduces, none of them hidden (`vitjax
+plan` says so).
 "est." is libtpu's estimate of cycles, waiting for the network left out, at the clock of
 [benchmarks/chips.py](../benchmarks/chips.py), attention kernels at 3 times the cycles of their
 products ([attention.md](attention.md)); it has none for gathers, which RandAugment's geometry is.
 MFU = images/s/chip x FLOP/image / peak FLOP/s, FLOP/image
 = 6 x multiply-adds, rematerialisation left out.
+
+GPU rows are compiled by jax's CUDA plugin, which estimates no time and, without the GPU, tries no
+kernels out: convolutions and products may take other scratch memory there.
 
 `vitjax plan --config configs/NAME.py --topology NAME` prints a row in full, with the largest
 arrays, the lines that make them, and sizes that leave a part of the chip idle.
@@ -185,6 +189,7 @@ def page(rows) -> str:
     if scaled:
         out.append("## The same images a chip on more chips: vit_l16, 16 each\n")
         out.append(table.markdown([table.row(plan) for plan in scaled]) + "\n")
+        out.append(scaling(scaled[0], scaled[-1]) + "\n")
     if LARGEST.exists():
         out.append(largest(json.loads(LARGEST.read_text())))
     missing += [key_of(case) for case in SCALING if key_of(case) not in rows]
@@ -193,6 +198,22 @@ def page(rows) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in by_name.items() if count)
         out.append(f"Rows not compiled yet, which `make plan` fills in: {counts}.\n")
     return "\n".join(out)
+
+
+def scaling(few, many) -> str:
+    """What becomes of a step on more chips."""
+
+    def moved(plan):
+        return sum(row["bytes"] for row in plan.collectives) / topology.GIB
+
+    return (
+        f"From {few.devices} to {many.devices} chips a chip's collectives go from "
+        f"{moved(few):.2f} to {moved(many):.2f} GiB a step, since parameters are cut over 16 chips "
+        "everywhere, and the "
+        f"estimated step from {1e3 * few.step_seconds:.1f} to {1e3 * many.step_seconds:.1f} ms: "
+        f"{few.step_seconds / many.step_seconds:.0%} of the images a chip, by what the compiler "
+        "knows. It does not know what waiting for others costs."
+    )
 
 
 def largest(found) -> str:

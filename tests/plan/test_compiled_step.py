@@ -43,6 +43,11 @@ def test_a_message_of_the_compiler_is_a_number_of_bytes():
         "of memory in memory space hbm. Used 32.50G of 15.75G hbm. Exceeded hbm capacity by 16.75G."
     )
     assert compiled_step.overflow(message) == 32.5 * GIB
+    earlier = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (101.75G) exceeds available HBM (95.74G)."
+    )
+    assert compiled_step.overflow(earlier) == 101.75 * GIB
     with pytest.raises(RuntimeError, match="the compiler failed: INTERNAL: no such thing"):
         compiled_step.overflow("INTERNAL: no such\nthing")
 

@@ -27,7 +27,8 @@ EXAMPLES = {"imagenet2012": 1_281_167, "i21k": 14_197_122}
 # The compiler estimates no Pallas kernel. Ours take 2.2 to 3.9 times the cycles of their products
 # alone (docs/attention.md: bundles of v5e against matrix units, 197 to 1370 tokens).
 KERNEL_SLOWNESS = 3.0
-OVERFLOW = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT])")
+# What libtpu says of a program that is too large: after its attempt to place it, or before.
+OVERFLOW = re.compile(r"(?:Used |\()([\d.]+)([KMGT])(?: of|\) exceeds available HBM)")
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
