@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from vitjax import models
 from vitjax.models.layers import MLP, add_to_subset, subset_group
@@ -206,6 +207,13 @@ def test_a_subset_leaves_out_the_share_it_was_told_or_says_so(batch, rate):
         return
     assert batch % group == 0 and group <= 32
     assert abs(1 - kept / group - rate) <= 0.05
+
+
+def test_a_subset_is_drawn_from_what_one_device_holds():
+    with jax.set_mesh(jax.make_mesh((4, 2), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)):
+        assert subset_group(8 * 24, 0.4) == (24, 14)  # groups of 32 would lie on two devices
+        assert subset_group(8 * 2, 0.4) == (16, 10)  # where that is too coarse, on several
+    assert subset_group(8 * 24, 0.4) == (32, 19)
 
 
 def test_the_subset_form_computes_less(fill):

@@ -158,7 +158,8 @@ def none_has(program, size):
 
 @pytest.mark.slow
 def test_131072_prototypes_are_nowhere_whole():
-    """Compiled, not run: each of 2 x 2 x 2 devices holds a quarter of them and of their logits."""
+    """Compiled, not run: each of 2 x 2 x 2 devices holds a quarter of them, and their logits of
+    half of the samples."""
     many = 131_072
     objective = create(targets="sinkhorn", prototypes=many, head_bottleneck=64)
     start = jax.eval_shape(objective.init, jax.random.key(0))
@@ -178,7 +179,7 @@ def test_131072_prototypes_are_nowhere_whole():
         memory = program.memory_analysis()
         used[name] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         assert none_has(program, many) == (name == "all")
-    assert used["all"] < used["one"] / 3, used
+    assert used["all"] < used["one"] / 5, used
 
 
 def placed(x, place):

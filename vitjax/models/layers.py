@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitjax.ops.batch import on_batch_shards
+from vitjax.ops.batch import on_batch_shards, samples_of_device
 
 # B batch, N tokens, D width, M hidden width.
 
@@ -187,20 +187,22 @@ SUBSET_OFF = 0.05  # by which a rate may be missed
 
 
 def subset_group(batch, rate):
-    """(samples in a group, those kept of them): of the divisors of the batch up to SUBSET_GROUP the
-    largest of those that come nearest to the rate. Raises ValueError where it is missed by more
-    than SUBSET_OFF; a single sample is always kept."""
-    divisors = [n for n in range(1, SUBSET_GROUP + 1) if batch % n == 0]
-    found = [(n, max(1, round(n * (1 - rate)))) for n in divisors]
-    group, kept = min(found, key=lambda pair: (abs(1 - pair[1] / pair[0] - rate), -pair[0]))
-    left_out = 1 - kept / group
-    if batch > 1 and abs(left_out - rate) > SUBSET_OFF:
-        raise ValueError(
-            f"encoder.drop_path={rate} of a batch of {batch} with drop_path_form='subset' would be "
-            f"{left_out:.2f}: take a batch_size with a divisor from 10 to {SUBSET_GROUP}, or "
-            "drop_path_form='sample'"
-        )
-    return group, kept
+    """(samples in a group, those kept of them): of the divisors of the batch, up to SUBSET_GROUP,
+    the largest of those that come nearest to the rate; of those within a device's samples if one
+    of them does. Raises ValueError where the rate is missed by more than SUBSET_OFF; a single
+    sample is always kept."""
+    for samples in (samples_of_device(batch), batch):
+        divisors = [n for n in range(1, SUBSET_GROUP + 1) if samples % n == 0]
+        found = [(n, max(1, round(n * (1 - rate)))) for n in divisors]
+        group, kept = min(found, key=lambda pair: (abs(1 - pair[1] / pair[0] - rate), -pair[0]))
+        left_out = 1 - kept / group
+        if batch == 1 or abs(left_out - rate) <= SUBSET_OFF:
+            return group, kept
+    raise ValueError(
+        f"encoder.drop_path={rate} of a batch of {batch} with drop_path_form='subset' would be "
+        f"{left_out:.2f}: take a batch_size with a divisor from 10 to {SUBSET_GROUP}, or "
+        "drop_path_form='sample'"
+    )
 
 
 def add_to_subset(branch, x, rate, key):
@@ -208,18 +210,19 @@ def add_to_subset(branch, x, rate, key):
     arXiv:2304.07193, sec. 5): what is dropped is not computed.
 
     x: [B, ...]. rate: share of the samples left out, a Python number below 1. The batch is seen as
-    groups of neighbours (`subset_group`), so that nothing has to move between devices and no mesh
-    changes the draw; in each group the same number of samples, at least one, is drawn without
-    replacement, and what they add is scaled to keep the mean. Raises ValueError where no group
+    groups of neighbours on one device (`subset_group`), so that nothing has to move; a mesh changes
+    the draw only where its devices hold too few samples for a group. In each group the same number
+    of samples, at least one, is drawn without replacement, and what they add is scaled to keep the
+    mean. Raises ValueError where no group
     leaves out nearly that share.
     """
     B, rest = x.shape[0], x.shape[1:]
     group, kept = subset_group(B, rate)
     order = jnp.argsort(jax.random.uniform(key, (B // group, group)), axis=1)[:, :kept]
     grouped = x.reshape(B // group, group, *rest)
-    index = order.reshape(order.shape + (1,) * len(rest))
-    chosen = jnp.take_along_axis(grouped, index, axis=1)
+    chosen = jax.vmap(lambda samples, places: samples[places])(grouped, order)
     added = branch(chosen.reshape(-1, *rest)).reshape(chosen.shape)
     added = added * jnp.asarray(group / kept, added.dtype)
-    rows = jnp.arange(B // group)[:, None]
-    return grouped.at[rows, order].add(added).reshape(x.shape)
+    # Group by group: as one scatter of all, XLA would bring the whole batch to every device.
+    summed = jax.vmap(lambda samples, places, more: samples.at[places].add(more))
+    return summed(grouped, order, added).reshape(x.shape)

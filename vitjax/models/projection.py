@@ -42,7 +42,7 @@ class Prototypes(nn.Module):
             kernel = kernel * self.param("scale", nn.initializers.ones, (self.prototypes,))[None, :]
         kernel = keep_prototypes_sharded(kernel.astype(self.dtype))
         logits = jnp.einsum("nb,bk->nk", z, kernel, preferred_element_type=jnp.float32)
-        return keep_prototypes_sharded(logits)
+        return keep_prototypes_sharded(logits, samples=True)
 
 
 class PrototypeHead(nn.Module):

@@ -42,16 +42,25 @@ def on_batch_shards(function, x, *whole):
     return jax.shard_map(function, in_specs=specs, out_specs=P(axes))(x, *whole)
 
 
-def keep_prototypes_sharded(x):
-    """Cut the last dimension of x, one entry per prototype, over `data` and `model`, and nothing
-    else: each device holds its prototypes, and the logits of all samples for those alone.
+def keep_prototypes_sharded(x, samples=False):
+    """Cut the last dimension of x, one entry per prototype, over `data` and `model`: each device
+    holds its prototypes, and the logits for those alone of all samples, or with samples=True of a
+    replica's, where `replica` divides the first dimension.
 
     x: [..., K]. What moves between devices is then the few numbers of a sample before the last
     layer, and sums over prototypes; never a row of logits. Unchanged where `keep_batch_sharded`
     does nothing, or the axes do not divide K.
     """
     axes = _dividing(PROTOTYPE_AXES, x.shape[-1])
-    return jax.lax.with_sharding_constraint(x, P(*(None,) * (x.ndim - 1), axes)) if axes else x
+    first = _dividing(("replica",), x.shape[0]) if samples else ()
+    places = (first or None, *(None,) * (x.ndim - 2), axes)
+    return jax.lax.with_sharding_constraint(x, P(*places)) if axes else x
+
+
+def samples_of_device(batch: int) -> int:
+    """How many samples of a batch a device of the ambient mesh holds."""
+    automatic = _automatic_axes()
+    return batch // math.prod(automatic[name] for name in _batch_axes(batch))
 
 
 def on_shards(function, arrays, places, out, *, heads):
