@@ -229,7 +229,8 @@ def test_the_subset_form_computes_less(fill):
 
         return jax.jit(pooled).lower(variables, images).cost_analysis()["flops"]
 
-    assert flops(subset) < 0.65 * flops(plain)
+    # Half, and at this width of 16 the products that choose.
+    assert flops(subset) < 0.7 * flops(plain)
     # Out of training there is no difference.
     np.testing.assert_array_equal(run(plain, variables).pooled, run(subset, variables).pooled)
 

@@ -219,10 +219,12 @@ def add_to_subset(branch, x, rate, key):
     B, rest = x.shape[0], x.shape[1:]
     group, kept = subset_group(B, rate)
     order = jnp.argsort(jax.random.uniform(key, (B // group, group)), axis=1)[:, :kept]
-    grouped = x.reshape(B // group, group, *rest)
-    chosen = jax.vmap(lambda samples, places: samples[places])(grouped, order)
+    # As products with ones and zeros, which are exact: gathers and scatters would bring the whole
+    # batch to every device.
+    ones = jax.nn.one_hot(order, group, dtype=x.dtype)  # [B // group, kept, group]
+    grouped = x.reshape(B // group, group, -1)
+    exact = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    chosen = exact("gkn,gnd->gkd", ones, grouped)
     added = branch(chosen.reshape(-1, *rest)).reshape(chosen.shape)
     added = added * jnp.asarray(group / kept, added.dtype)
-    # Group by group: as one scatter of all, XLA would bring the whole batch to every device.
-    summed = jax.vmap(lambda samples, places, more: samples.at[places].add(more))
-    return summed(grouped, order, added).reshape(x.shape)
+    return (grouped + exact("gkn,gkd->gnd", ones, added)).reshape(x.shape)
