@@ -81,7 +81,7 @@ def get_config(arg=""):
     c.log = dict(every_steps=100)
 
     if args.hours:
-        c.batch_size, c.steps = 32, 1_000
+        c.batch_size, c.steps = 32, 600
         c.data.examples = 20_000
         c.encoder = THIN["vit"]
         c.optimizer.schedule.warmup_steps = 50
@@ -111,7 +111,7 @@ def sweep(arg=""):
             fractions=(0.0053, 0.0265, 0.1325, 0.6625),  # of 19,000: 100 to 12,600
             seeds=(0, 1, 2),
             lrs=(2e-3, 6e-3),
-            budgets=dict(steps=dict(steps=1_000)),
+            budgets=dict(steps=dict(steps=600)),
         )
     return dict(
         encoders=ENCODERS,
