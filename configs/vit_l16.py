@@ -4,7 +4,7 @@ Expect 84.5% top-1 after its 20 epochs of fine-tuning at 224 (cited: the paper, 
 deit3-jax in 14 h 10 min on a TPU v4-64). Not run here: no accelerator was at hand.
     python -m vitjax.main --config configs/vit_l16.py --workdir runs/vit_l16
 Needs imagenet2012 prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
-Fits 256 v5e chips (mesh.replica=16, mesh.data=16): 1.02 of 15.75 GiB a chip, 29 ms a
+Fits 256 v5e chips (mesh.replica=16, mesh.data=16): 1.02 of 15.75 GiB a chip, 28 ms a
 step of 2048 images by the compiler's estimate; compiled, never run (docs/pods.md).
 """
 
