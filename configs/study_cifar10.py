@@ -3,8 +3,10 @@ to 45,000 images, seven encoders from convolution to attention. Planned for a GP
 
     vitjax sweep --config configs/study_cifar10.py:path=cifar10.tar.xz --workdir runs/study_cifar10
     vitjax report runs/study_cifar10
-Published curves to hold it against are in arXiv:2103.10697 (ConViT, ImageNet). Its recipe is also a
-run of its own:
+A part for two CPU cores, four thin networks and 1,000 steps: :hours,path=cifar10.tar.xz with
+--jobs 2. It ran for two hours beside other work; docs/study.md has what was found.
+Published curves to hold the whole against are in arXiv:2103.10697 (ConViT, ImageNet). Its recipe is
+also a run of its own:
     python -m vitjax.main --config configs/study_cifar10.py --workdir runs/x
 """
 

@@ -179,7 +179,7 @@ def label_data(axes: Axes, label: str) -> None:
 def plain(axis) -> None:
     """1, 2, 5, 10, 20, ... instead of powers of ten."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
