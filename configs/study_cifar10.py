@@ -35,7 +35,7 @@ ENCODERS = dict(
     vit=dict(name="vit", variant="Ti/4", pool="gap"),
     mixer=dict(name="mixer", variant="S/4", width=192, depth=12, token_mlp=128, channel_mlp=768),
 )
-# For two CPU cores: 7 to 9 million multiply-adds an image each.
+# For two CPU cores: 6 to 9 million multiply-adds an image each.
 THIN = dict(
     cnn=ENCODERS["cnn"],
     resnet18=dict(name="resnet", variant="18", width=0.125, stem="small"),

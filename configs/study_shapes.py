@@ -17,7 +17,6 @@ from vitjax.config import parse_arg, smoke
 @dataclasses.dataclass(frozen=True)
 class Args:
     examples: int = 100_000
-    hours: bool = False
     smoke: bool = False
 
 
@@ -31,14 +30,6 @@ ENCODERS = dict(
     vit=dict(name="vit", variant="Ti/4", depth=6, pool="gap"),
     mixer=dict(name="mixer", variant="S/4", width=192, depth=6, token_mlp=128, channel_mlp=768),
 )
-# For two CPU cores: 7 to 9 million multiply-adds an image each.
-THIN = dict(
-    cnn=dict(name="classic", variant="convpool"),
-    convit=dict(name="convit", variant="S/4", width=45, depth=4, local=3, mlp=90, heads=9),
-    vit=dict(name="vit", variant="Ti/4", width=48, depth=4, mlp=96, heads=3, pool="gap"),
-)
-for name in ("convit", "vit"):
-    THIN[name]["scan"] = False  # unrolled, a step is a quarter faster on a CPU
 
 
 def get_config(arg=""):
@@ -80,22 +71,6 @@ def get_config(arg=""):
     c.checkpoint = dict(every_steps=1_000, keep=1)
     c.log = dict(every_steps=100)
 
-    if args.hours:
-        c.batch_size, c.steps = 32, 600
-        c.data.examples = 20_000
-        c.encoder = THIN["vit"]
-        c.optimizer.schedule.warmup_steps = 50
-        c.evaluate.train_examples = 5_000
-        c.evaluators = dict(
-            accuracy=dict(),
-            linear=dict(steps=500, batch_size=512),
-            knn=dict(k=(1, 20)),
-            bias_attention=dict(),
-            bias_equivariance=dict(),
-            shift=dict(),
-            cue_conflict=dict(),
-        )
-
     if args.smoke:
         smoke(c, width=16, depth=2, mlp=32, heads=2)
         c.data = dict(name="shapes", size=16, examples=200)
@@ -104,15 +79,7 @@ def get_config(arg=""):
 
 
 def sweep(arg=""):
-    args = parse_arg(arg, Args)
-    if args.hours:
-        return dict(
-            encoders=THIN,
-            fractions=(0.0053, 0.0265, 0.1325, 0.6625),  # of 19,000: 100 to 12,600
-            seeds=(0, 1, 2),
-            lrs=(2e-3, 6e-3),
-            budgets=dict(steps=dict(steps=600)),
-        )
+    parse_arg(arg, Args)
     return dict(
         encoders=ENCODERS,
         # Of 95,000: 100 to all of them.
