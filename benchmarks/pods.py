@@ -13,8 +13,10 @@ import hashlib
 import json
 import multiprocessing
 import pathlib
+import textwrap
 
 import jax
+import largest_vit
 import table as results
 
 from vitjax import config
@@ -23,7 +25,6 @@ from vitjax.train import compiler_options
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROWS = results.RESULTS / "pods.json"
-LARGEST = results.RESULTS / "largest_vit.json"
 CONFIGS = (
     *("vit_b16", "vit_l16", "vit_h14", "vit_so400m", "vit_g14", "resnet50", "resnet152"),
     *("convnext_l", "coatnet_3", "dinov2_l16_i1k", "dinov2_g14"),
@@ -50,9 +51,10 @@ SOURCES += (
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="*", default=CONFIGS, choices=CONFIGS, metavar="CONFIG")
-    places = sorted({*TOPOLOGIES, *(place for _, place, _ in SCALING)})
-    choices = [*places, *GPUS]
-    parser.add_argument("--topology", nargs="*", default=places, choices=choices, metavar="PLACE")
+    tpus = sorted({*TOPOLOGIES, *(place for _, place, _ in SCALING)})
+    parser.add_argument(
+        "--topology", nargs="*", default=tpus, choices=[*tpus, *GPUS], metavar="PLACE"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--page", action="store_true", help="only write the page")
     args = parser.parse_args()
@@ -156,16 +158,6 @@ arrays, the lines that make them, and sizes that leave a part of the chip idle.
 """
 
 
-LARGEST_HEAD = """## The largest ViT that trains
-
-On one H200, on 8 chips of v5e, on a v5p-64 (32 chips). AdamW with everything in float32, parameters
-cut over all devices, all of the forward pass computed again, 8 images of 224 pixels a device
-(`python benchmarks/largest_vit.py`). Candidates: published shapes, then the width of ViT-22B with
-more blocks.
-
-"""
-
-
 def page(rows) -> str:
     """What is there, a table per recipe."""
     out = [HEAD]
@@ -175,8 +167,9 @@ def page(rows) -> str:
         out.append(f"Compiled with {said}.\n")
     missing = []
     for name in CONFIGS:
-        found = [f"{name} {p}" for p in (*TOPOLOGIES, *GPUS) if f"{name} {p}" in rows]
-        missing += [f"{name} {place}" for place in TOPOLOGIES if f"{name} {place}" not in rows]
+        keys = [key_of((name, place, 0)) for place in (*TOPOLOGIES, *GPUS)]
+        found = [key for key in keys if key in rows]
+        missing += [key for key in keys[: len(TOPOLOGIES)] if key not in rows]
         if not found:
             continue
         plans = [compiled_step.Plan(**rows[key]["plan"]) for key in found]
@@ -190,8 +183,8 @@ def page(rows) -> str:
         out.append("## The same images a chip on more chips: vit_l16, 16 each\n")
         out.append(table.markdown([table.row(plan) for plan in scaled]) + "\n")
         out.append(scaling(scaled[0], scaled[-1]) + "\n")
-    if LARGEST.exists():
-        out.append(largest(json.loads(LARGEST.read_text())))
+    if largest_vit.FILE.exists():
+        out.append(largest_vit.section(json.loads(largest_vit.FILE.read_text())))
     missing += [key_of(case) for case in SCALING if key_of(case) not in rows]
     if missing:
         by_name = {name: sum(key.split()[0] == name for key in missing) for name in CONFIGS}
@@ -206,38 +199,14 @@ def scaling(few, many) -> str:
     def moved(plan):
         return sum(row["bytes"] for row in plan.collectives) / topology.GIB
 
-    return (
+    return textwrap.fill(
         f"From {few.devices} to {many.devices} chips a chip's collectives go from "
         f"{moved(few):.2f} to {moved(many):.2f} GiB a step, since parameters are cut over 16 chips "
-        "everywhere, and the "
-        f"estimated step from {1e3 * few.step_seconds:.1f} to {1e3 * many.step_seconds:.1f} ms: "
-        f"{few.step_seconds / many.step_seconds:.0%} of the images a chip, by what the compiler "
-        "knows. It does not know what waiting for others costs."
+        f"everywhere, and the estimated step from {1e3 * few.step_seconds:.1f} to "
+        f"{1e3 * many.step_seconds:.1f} ms: {few.step_seconds / many.step_seconds:.0%} of the "
+        "images a chip, by the compiler's word. It does not know what waiting for others costs.",
+        width=100,
     )
-
-
-def largest(found) -> str:
-    """What benchmarks/largest_vit.py found, as a table."""
-    lines = []
-    for place, row in found.items():
-        plan, above = compiled_step.Plan(**row["plan"]), row["above"]
-        asks = "" if above is None else above["shape"]
-        if above is not None and above["peak"] is not None:
-            asks += f", {above['peak'] / topology.GIB:.1f} GiB"
-        elif above is not None:
-            asks += ", whose state alone is larger"
-        lines.append(
-            {
-                "topology": place,
-                "largest": row["shape"],
-                "parameters": f"{row['parameters'] / 1e9:.2f} billion",
-                "state GiB": f"{plan.state / topology.GIB:.2f}",
-                "peak GiB": f"{plan.peak / topology.GIB:.2f}",
-                "of GiB": f"{plan.hbm / topology.GIB:.2f}",
-                "does not fit": asks,
-            }
-        )
-    return LARGEST_HEAD + table.markdown(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from vitjax.lookup import lookup
 from vitjax.models.heads import Head
 from vitjax.models.precision import DTYPES
-from vitjax.ops.batch import keep_batch_sharded, keep_prototypes_sharded
+from vitjax.ops.batch import keep_batch_sharded, keep_logits_sharded, keep_prototypes_sharded
 
 # n rows, D width, b bottleneck, K prototypes.
 
@@ -42,7 +42,7 @@ class Prototypes(nn.Module):
             kernel = kernel * self.param("scale", nn.initializers.ones, (self.prototypes,))[None, :]
         kernel = keep_prototypes_sharded(kernel.astype(self.dtype))
         logits = jnp.einsum("nb,bk->nk", z, kernel, preferred_element_type=jnp.float32)
-        return keep_prototypes_sharded(logits, samples=True)
+        return keep_logits_sharded(logits)
 
 
 class PrototypeHead(nn.Module):

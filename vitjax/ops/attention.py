@@ -151,7 +151,7 @@ def _xla(q, k, v, bias, segments, scale):
 def _cudnn(q, k, v, bias, segments, scale):
     def run(q, k, v, *bias):
         bias = bias[0].astype(q.dtype) if bias else None
-        return even(q, k, v, bias, scale, "cudnn")
+        return at_even_lengths(q, k, v, bias, scale, "cudnn")
 
     # It cuts heads by no rule of its own.
     arrays, places = [q, k, v], ["b.h.", "b.h.", "b.h."]
@@ -161,7 +161,7 @@ def _cudnn(q, k, v, bias, segments, scale):
     return on_shards(run, arrays, places, "b.h.", heads=q.shape[2])
 
 
-def even(q, k, v, bias, scale, implementation):
+def at_even_lengths(q, k, v, bias, scale, implementation):
     """jax's attention with a token more where a length is odd, which nobody sees: of odd lengths
     jax has no gradient through cuDNN, with a bias or without (0.10.2 to 0.12.0.1)."""
     lengths = [x.shape[1] for x in (q, k)]

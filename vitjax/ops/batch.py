@@ -42,19 +42,25 @@ def on_batch_shards(function, x, *whole):
     return jax.shard_map(function, in_specs=specs, out_specs=P(axes))(x, *whole)
 
 
-def keep_prototypes_sharded(x, samples=False):
-    """Cut the last dimension of x, one entry per prototype, over `data` and `model`: each device
-    holds its prototypes, and the logits for those alone of all samples, or with samples=True of a
-    replica's, where `replica` divides the first dimension.
+def keep_prototypes_sharded(x):
+    """Cut the last dimension of x, one entry per prototype, over `data` and `model`, and nothing
+    else: a kernel of which each device holds its prototypes.
 
-    x: [..., K]. What moves between devices is then the few numbers of a sample before the last
-    layer, and sums over prototypes; never a row of logits. Unchanged where `keep_batch_sharded`
-    does nothing, or the axes do not divide K.
+    x: [..., K]. Unchanged where `keep_batch_sharded` does nothing, or the axes do not divide K.
     """
     axes = _dividing(PROTOTYPE_AXES, x.shape[-1])
-    first = _dividing(("replica",), x.shape[0]) if samples else ()
-    places = (first or None, *(None,) * (x.ndim - 2), axes)
-    return jax.lax.with_sharding_constraint(x, P(*places)) if axes else x
+    return jax.lax.with_sharding_constraint(x, P(*(None,) * (x.ndim - 1), axes)) if axes else x
+
+
+def keep_logits_sharded(x):
+    """The logits of a kernel cut by `keep_prototypes_sharded`: a device's are those of its
+    prototypes alone, of its replica's samples where `replica` divides B, else of all.
+
+    x: [B, K]. What moves between devices is then the few numbers of a sample before the last
+    layer, and sums over prototypes; never a row of logits.
+    """
+    samples, axes = _dividing(("replica",), x.shape[0]), _dividing(PROTOTYPE_AXES, x.shape[-1])
+    return jax.lax.with_sharding_constraint(x, P(samples or None, axes)) if axes else x
 
 
 def samples_of_device(batch: int) -> int:
