@@ -78,3 +78,10 @@ def test_kernels_are_gathered_and_not_passed_around():
     moved = {row["kind"]: row["bytes"] for row in plan.collectives}
     assert plan.mesh["replica"] == 1
     assert moved.get("collective-permute", 0) < 0.01 * moved["all-gather"]
+
+
+def test_gathers_run_beside_products_where_that_is_no_default():
+    settings = config.load(str(CONFIGS / "vit_l16.py"))
+    plan = compiled_step.plan(settings, topology.find("v5p:4x4x4"))
+    gathers = next(row for row in plan.collectives if row["kind"] == "all-gather")
+    assert gathers["asynchronous"] > gathers["count"] / 2
