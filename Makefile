@@ -27,10 +27,10 @@ parity: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-parity.txt
 	VITJAX_TEST_OPTIMISED=1 $(BIN)/python -m pytest -m parity -n 2 --dist loadscope tests/interop tests/ops
 
-# Compiled for TPUs that are not here.
+# Compiled for TPUs that are not here; a file to a process, so that no step is compiled twice.
 pods: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-tpu.txt
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m pods -n 2 --dist loadgroup
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -m pods -n 2 --dist loadfile
 
 # launch/slurm.sbatch on a Slurm cluster of one node, this machine: needs root, and Debian's slurmctld, slurmd,
 # slurm-client and munge.

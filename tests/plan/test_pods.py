@@ -25,10 +25,7 @@ CASES = {"vit_b16": 0, "vit_l16": 0, "vit_g14": 0, "resnet50": 16384}
 POD = "v5e:16x16"
 
 
-# A group for each: what one process has compiled, its tests read.
-@pytest.fixture(
-    scope="module", params=[pytest.param(c, marks=pytest.mark.xdist_group(c)) for c in CASES]
-)
+@pytest.fixture(scope="module", params=CASES)
 def found(request):
     """(name of the config, step, plan, program, collectives)."""
     name, pod = request.param, topology.find(POD)
