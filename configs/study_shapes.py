@@ -3,6 +3,8 @@ whose class is told by shape alone. Nothing to download. Planned for a GPU: not 
 
     vitjax sweep --config configs/study_shapes.py --workdir runs/study_shapes
     vitjax report runs/study_shapes
+A part for two CPU cores, three thin networks, 450 to 7,200 images and 1,200 steps: :hours, with
+--jobs 2. 6 of its 27 cells were run; docs/study.md has what they say.
 Its recipe is also a run of its own:
     python -m vitjax.main --config configs/study_shapes.py --workdir runs/x
 """
@@ -16,7 +18,8 @@ from vitjax.config import parse_arg, smoke
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    examples: int = 100_000
+    examples: int = 100_000  # :hours has 8,000
+    hours: bool = False
     smoke: bool = False
 
 
@@ -30,6 +33,14 @@ ENCODERS = dict(
     vit=dict(name="vit", variant="Ti/4", depth=6, pool="gap"),
     mixer=dict(name="mixer", variant="S/4", width=192, depth=6, token_mlp=128, channel_mlp=768),
 )
+# For two CPU cores: 6 to 9 million multiply-adds an image each.
+THIN = dict(
+    resnet=dict(name="resnet", variant="18", width=0.125, stem="small"),
+    convit=dict(name="convit", variant="S/4", width=45, depth=4, local=3, mlp=90, heads=9),
+    vit=dict(name="vit", variant="Ti/4", width=48, depth=4, mlp=96, heads=3, pool="gap"),
+)
+for name in ("convit", "vit"):
+    THIN[name]["scan"] = False  # unrolled, a step is a quarter faster on a CPU
 
 
 def get_config(arg=""):
@@ -71,6 +82,22 @@ def get_config(arg=""):
     c.checkpoint = dict(every_steps=1_000, keep=1)
     c.log = dict(every_steps=100)
 
+    if args.hours:
+        c.batch_size, c.steps = 32, 1_200
+        c.data.examples, c.data.minival = 8_000, 0.1
+        c.encoder = THIN["vit"]
+        c.optimizer.schedule.warmup_steps = 60
+        c.evaluate.train_examples = 5_000
+        c.evaluators = dict(
+            accuracy=dict(),
+            linear=dict(steps=500, batch_size=512),
+            knn=dict(k=(1, 20)),
+            bias_attention=dict(),
+            bias_equivariance=dict(),
+            shift=dict(),
+            cue_conflict=dict(),
+        )
+
     if args.smoke:
         smoke(c, width=16, depth=2, mlp=32, heads=2)
         c.data = dict(name="shapes", size=16, examples=200)
@@ -79,7 +106,14 @@ def get_config(arg=""):
 
 
 def sweep(arg=""):
-    parse_arg(arg, Args)
+    if parse_arg(arg, Args).hours:
+        return dict(
+            encoders=THIN,
+            fractions=(0.0625, 0.25, 1.0),  # of 7,200; a run sees 38,400 images
+            seeds=(0, 1, 2),
+            lrs=(2e-3, 6e-3),
+            budgets=dict(steps=dict(steps=1_200)),
+        )
     return dict(
         encoders=ENCODERS,
         # Of 95,000: 100 to all of them.
