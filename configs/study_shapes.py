@@ -33,7 +33,7 @@ ENCODERS = dict(
     vit=dict(name="vit", variant="Ti/4", depth=6, pool="gap"),
     mixer=dict(name="mixer", variant="S/4", width=192, depth=6, token_mlp=128, channel_mlp=768),
 )
-# For two CPU cores: 6 to 9 million multiply-adds an image each.
+# For two CPU cores, those of study_cifar10: 6 to 9 million multiply-adds an image each.
 THIN = dict(
     resnet=dict(name="resnet", variant="18", width=0.125, stem="small"),
     convit=dict(name="convit", variant="S/4", width=45, depth=4, local=3, mlp=90, heads=9),

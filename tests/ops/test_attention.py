@@ -74,9 +74,8 @@ def test_a_token_more_for_an_even_length_is_seen_by_nobody():
     arrays = inputs((B, N, H, D))
 
     def padded(q, k, v, bias, segments):
-        return door.at_even_lengths(
-            q, k, v, bias, D**-0.5, "xla"
-        )  # cuDNN's arguments, without a GPU
+        # cuDNN's arguments, without a GPU.
+        return door.at_even_lengths(q, k, v, bias, D**-0.5, "xla")
 
     got = run(padded, *arrays, promotion="standard")
     assert max(errors(got, oracle(*arrays, scale=D**-0.5))) < 5e-6

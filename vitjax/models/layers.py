@@ -213,8 +213,7 @@ def add_to_subset(branch, x, rate, key):
     groups of neighbours on one device (`subset_group`), so that nothing has to move; a mesh changes
     the draw only where its devices hold too few samples for a group. In each group the same number
     of samples, at least one, is drawn without replacement, and what they add is scaled to keep the
-    mean.
-    Raises ValueError where no group leaves out nearly that share.
+    mean. Raises ValueError where no group leaves out nearly that share.
     """
     B, rest = x.shape[0], x.shape[1:]
     group, kept = subset_group(B, rate)

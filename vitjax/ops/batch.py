@@ -57,7 +57,7 @@ def keep_logits_sharded(x):
     prototypes alone, of its replica's samples where `replica` divides B, else of all.
 
     x: [B, K]. What moves between devices is then the few numbers of a sample before the last
-    layer, and sums over prototypes; never a row of logits.
+    layer, and sums over prototypes; never a row of logits. Unchanged where the kernel is.
     """
     samples, axes = _dividing(("replica",), x.shape[0]), _dividing(PROTOTYPE_AXES, x.shape[-1])
     return jax.lax.with_sharding_constraint(x, P(samples or None, axes)) if axes else x

@@ -106,9 +106,11 @@ def _whole(batch, tokens, heads, width, itemsize, bias_heads, backward, budget):
         chunk = min(tile, 256 if unit * tokens <= 8 * 640 else 128)
         scratch = columns * rows * 8 if backward and tile > chunk else 0
         values = (5 if backward else 3) * 4 * rows * chunk
-        # Windows are double-buffered; values of two heads do not fit the registers, of three where
-        # 16 are unrolled: of ViT-g/14's, 88 wide, libtpu takes 15.6 MiB for 256 tokens on v4.
-        if 2 * window + scratch + (2 if unit <= 8 else 3) * values <= budget * USED:
+        # Heads whose values do not fit the registers: more where 16 are unrolled (of ViT-g/14's, 88
+        # wide, libtpu takes 15.6 MiB for 256 tokens on v4).
+        spilled = 2 if unit <= 8 else 3
+        # Windows are double-buffered.
+        if 2 * window + scratch + spilled * values <= budget * USED:
             images = _images(batch, tokens, 2 * window, budget)
             return Plan(tokens, heads, width, group, images, tile, unit, parcel, chunk)
     return None
