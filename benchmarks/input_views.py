@@ -60,7 +60,7 @@ def v5e(args):
     shares = {name: taken(views.get("policy")) for name, views in RECIPES.items()}
     rows = []
 
-    def cycles(lowered, taken=program.evenly):
+    def cycles(lowered, taken=program.typically):
         return program.estimated_cycles(program.Program(lowered.compile().as_text()), taken)
 
     settings["views"] = {"size": SIZE, "crop": "none", "flip": False}
@@ -89,7 +89,7 @@ def taken(policy):
     from vitjax.plan import program
 
     if policy is None or policy["name"] == "three_augment":
-        return program.evenly
+        return program.typically
     draw = {
         "randaugment_tf": lambda key: policies.draw_randaugment_tf(key, 2, 10),
         "randaugment_timm": lambda key: policies.draw_randaugment_timm(key, 2, 9, 0.5, 0.5),
@@ -99,4 +99,8 @@ def taken(policy):
     groups = np.asarray(distort.GROUP)[np.asarray(numbers).ravel()]
     counts = np.bincount(groups, minlength=len(distort.GROUPS))
     shares = counts / counts.sum()
-    return lambda branches: shares if branches == len(shares) else program.evenly(branches)
+    return (
+        lambda choice, branches: (
+            shares if branches == len(shares) else program.typically(choice, branches)
+        )
+    )

@@ -68,6 +68,7 @@ def get_config(arg=""):
         temperature_warmup_steps=37_500,
         momentum=0.994,
         momentum_steps=625_000,
+        monitor_steps=50,  # as often as they are logged
     )
     # 2e-4 * sqrt(3072 / 1024).
     c.optimizer = dict(

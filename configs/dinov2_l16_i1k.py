@@ -68,6 +68,7 @@ def get_config(arg=""):
         temperature_warmup_steps=37_500,
         momentum=0.992,
         momentum_steps=125_000,
+        monitor_steps=50,  # as often as they are logged
     )
     # 4e-3 * sqrt(2048 / 1024).
     c.optimizer = dict(

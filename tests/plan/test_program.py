@@ -101,8 +101,19 @@ def test_a_branch_counts_as_often_as_it_is_said_to_be_taken(mesh):
         return sum(turns)
 
     assert sorts() == L
-    assert sorts(taken=lambda branches: (0.5, 0.25, 0.25)) == 0.25 * L
-    assert sorts(taken=program_lib.evenly) == pytest.approx(L / 3)
+    assert sorts(taken=lambda _, branches: (0.5, 0.25, 0.25)) == 0.25 * L
+    assert sorts(taken=program_lib.typically) == pytest.approx(L / 3)
+
+
+def test_a_scope_says_how_seldom_a_branch_is_taken(mesh):
+    def function(x, step):
+        with jax.named_scope("every_20_steps"):
+            return jax.lax.cond(step % 20 == 0, lambda x: jnp.sort(x, axis=0), jnp.sin, x)
+
+    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
+    program = compiled(function, array((B, D), P(), mesh), scalar, mesh=mesh)
+    visits = program.walk(taken=program_lib.typically)
+    assert sum(v.turns for v in visits if v.instruction.operation == "sort") == 1 / 20
 
 
 def test_what_libtpu_writes_is_read():

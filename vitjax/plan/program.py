@@ -25,6 +25,7 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*)")
 _OPERATION = re.compile(r" ([a-z][a-z0-9-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
+_SELDOM = re.compile(r"\bevery_(\d+)_steps/")
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 
@@ -58,16 +59,21 @@ class Visit(NamedTuple):
     fused: str
 
 
-Taken = Callable[[int], Sequence[float]]  # number of branches -> how often each of them is taken
+# What is chosen, among how many branches -> how often each of them is taken.
+Taken = Callable[[Instruction, int], Sequence[float]]
 
 
-def always(branches: int) -> Sequence[float]:
+def always(choice: Instruction, branches: int) -> Sequence[float]:
     """Each branch counts as if it always ran: nothing that may happen is missed."""
     return (1,) * branches
 
 
-def evenly(branches: int) -> Sequence[float]:
-    """Each branch as often as the others."""
+def typically(choice: Instruction, branches: int) -> Sequence[float]:
+    """Each branch as often as the others; in a scope named as "every_20_steps" the second of two,
+    which is jax.lax.cond's true one, in a twentieth of the steps."""
+    if branches == 2 and (found := _SELDOM.search(choice.scope)):
+        share = 1 / int(found[1])
+        return (1 - share, share)
     return (1 / branches,) * branches
 
 
@@ -101,7 +107,7 @@ class Program:
                 yield from self._walk(body, turns * count, (*loops, body), fused, taken)
             elif instruction.operation == "conditional":
                 names = re.findall(r"%([\w.-]+)", _branches(instruction.text))
-                for name, share in zip(names, taken(len(names)), strict=True):
+                for name, share in zip(names, taken(instruction, len(names)), strict=True):
                     yield from self._walk(name, turns * share, loops, fused, taken)
             elif instruction.operation in ("fusion", "call") or "async" in instruction.operation:
                 # Not what a reduction applies to each pair of numbers.
@@ -207,7 +213,7 @@ def moved(places: list[Collective]) -> list[Moved]:
     return sorted(rows, key=lambda row: -row.bytes)
 
 
-def estimated_cycles(program: Program, taken: Taken = evenly) -> float:
+def estimated_cycles(program: Program, taken: Taken = typically) -> float:
     """The compiler's estimate for all that it estimates: no kernels, no gathers, and nothing where
     there is a compiler without estimates. taken: how often each branch of a choice is."""
     total = 0
@@ -304,7 +310,7 @@ def _branches(text):
     if found:
         return found[1]
     pair = re.search(r"true_computation=(%[\w.-]+), false_computation=(%[\w.-]+)", text)
-    return " ".join(pair.groups()) if pair else ""
+    return " ".join(reversed(pair.groups())) if pair else ""
 
 
 def _plain(array):
