@@ -65,14 +65,21 @@ def main():
     due = [] if args.page else [case for case in wanted if stale(case, rows.get(key_of(case)))]
     if not args.page:
         print(f"{len(wanted) - len(due)} rows are there, {len(due)} to make", flush=True)
+    failed = []
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         made = {pool.submit(apart, case, rows.get(key_of(case))): case for case in due}
         for done in concurrent.futures.as_completed(made):
             key = key_of(made[done])
+            if error := done.exception():
+                failed.append(key)
+                print(f"{key}: failed: {error}", flush=True)
+                continue
             rows[key] = done.result()
             ROWS.write_text(json.dumps(dict(sorted(rows.items())), indent=1) + "\n")
             print(f"{key}: {rows[key]['plan']['compile_seconds']} s", flush=True)
     (ROOT / "docs" / "pods.md").write_text(page(rows))
+    if failed:
+        raise SystemExit(f"not compiled: {', '.join(failed)}")
 
 
 def key_of(case) -> str:

@@ -45,3 +45,14 @@ def test_rankme_on_a_tpu_is_that_of_numpy(shape, monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", on_tpu)
     got = monitors.rankme(rows.astype(np.float32))
     assert got == pytest.approx(statistics.rankme(rows), rel=1e-3)
+
+
+def test_what_is_compiled_for_a_tpu_has_no_polar_decomposition():
+    """Which libtpu takes minutes for."""
+    rows = jax.ShapeDtypeStruct((300, 300), np.float32)
+
+    def text(function):
+        return jax.export.export(jax.jit(function), platforms=["tpu"])(rows).mlir_module()
+
+    assert "eigh_work" in text(jax.numpy.linalg.eigvalsh)
+    assert "eigh_work" not in text(monitors.rankme)
