@@ -4,7 +4,7 @@ whose class is told by shape alone. Nothing to download. Planned for a GPU: not 
     vitjax sweep --config configs/study_shapes.py --workdir runs/study_shapes
     vitjax report runs/study_shapes
 A part for two CPU cores, three thin networks, 450 to 7,200 images and 1,200 steps: :hours, with
---jobs 2. 6 of its 27 cells were run; docs/study.md has what they say.
+--jobs 2. Run: docs/study.md.
 Its recipe is also a run of its own:
     python -m vitjax.main --config configs/study_shapes.py --workdir runs/x
 """
