@@ -39,6 +39,7 @@ WIDTHS = {64: 12, 72: 16, 80: 16, 128: 8}  # of a head, and the heads of models 
 SCHEDULED = [(197, 64), (257, 64), (257, 80), (577, 64), (1025, 64), (1370, 64), (197, 128)]
 LONG = (1024, 2048, 4096, 8192, 16384)
 
+CHILD = "VITJAX_ATTENTION_TPU_CHILD"  # set in the process that does the work
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -270,10 +271,11 @@ def main():
     parser.add_argument("--out", default=None, help="folder for the JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as dump:
-        if "LIBTPU_INIT_ARGS" not in os.environ:  # libtpu reads it once, when it is loaded
-            flags = f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true"
-            environment = os.environ | ENVIRONMENT
-            environment["LIBTPU_INIT_ARGS"] = flags if args.part == "schedule" else ""
+        if CHILD not in os.environ:  # libtpu reads its flags once, when it is loaded
+            environment = os.environ | ENVIRONMENT | {CHILD: "1"}
+            if args.part == "schedule":
+                flags = f" --xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true"
+                environment["LIBTPU_INIT_ARGS"] = os.environ["LIBTPU_INIT_ARGS"] + flags
             command = [sys.executable, *sys.argv]
             sys.exit(subprocess.run(command, env=environment, check=False).returncode)
         only = [tuple(map(int, shape.split("x"))) for shape in args.only]

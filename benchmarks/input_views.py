@@ -99,8 +99,6 @@ def taken(policy):
     groups = np.asarray(distort.GROUP)[np.asarray(numbers).ravel()]
     counts = np.bincount(groups, minlength=len(distort.GROUPS))
     shares = counts / counts.sum()
-    return (
-        lambda choice, branches: (
-            shares if branches == len(shares) else program.typically(choice, branches)
-        )
+    return lambda choice, branches: (
+        shares if branches == len(shares) else program.typically(choice, branches)
     )

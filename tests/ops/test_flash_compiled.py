@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -31,8 +30,7 @@ pytestmark = [
 def rows(tmp_path, part, *arguments):
     """What the benchmark finds; a process of its own, since libtpu reads its flags once."""
     command = [sys.executable, str(BENCHMARK), part, *arguments, "--out", str(tmp_path)]
-    environment = {k: v for k, v in os.environ.items() if k != "LIBTPU_INIT_ARGS"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     (file,) = tmp_path.glob("*.json")
     return json.loads(file.read_text())["rows"]

@@ -6,11 +6,14 @@ import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vitjax import config
 from vitjax.plan import compiled_step, topology
 from vitjax.plan import program as program_lib
+from vitjax.sharding import mesh as mesh_lib
 
 pytestmark = [
     pytest.mark.pods,
@@ -82,3 +85,30 @@ def test_gathers_run_beside_products_where_that_is_no_default():
     plan = compiled_step.plan(settings, topology.find("v5p:4x4x4"))
     gathers = next(row for row in plan.collectives if row["kind"] == "all-gather")
     assert gathers["asynchronous"] > gathers["count"] / 2
+
+
+def test_a_strided_block_for_v6e_is_compiled_within_the_stack_of_libtpus_threads():
+    """Two convolutions of a ResNet-50, the second strided: with 64 KiB the process is killed."""
+    mesh = mesh_lib.make_mesh(devices=topology.find("v6e:1x1").devices)
+
+    def array(shape, dtype="float32"):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+
+    def layer(x, kernel, scale, stride):
+        x = jax.lax.conv_general_dilated(
+            *(x, kernel.astype(x.dtype), (stride, stride), "SAME"),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ).astype(jnp.float32)
+        mean = x.mean((0, 1, 2), keepdims=True)
+        variance = (x * x).mean((0, 1, 2), keepdims=True) - mean * mean
+        x = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale
+        return jax.nn.relu(x.astype(jnp.bfloat16))
+
+    def loss(x, reduce, strided, *scales):
+        x = layer(layer(x, reduce, scales[0], 1), strided, scales[1], 2)
+        return (x.astype(jnp.float32) ** 2).sum()
+
+    kernels = array((1, 1, 256, 128)), array((3, 3, 128, 128))
+    scales = array((1, 1, 1, 128)), array((1, 1, 1, 128))
+    arrays = array((4, 56, 56, 256), "bfloat16"), *kernels, *scales
+    jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4))).lower(*arrays).compile()
