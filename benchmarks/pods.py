@@ -3,7 +3,8 @@
     python benchmarks/pods.py [--only vit_b16] [--topology v5e:16x16] [--jobs 2] [--page]
 Rows are kept in results/pods.json. One is compiled again only where its program is another: where
 a source, a version or the recipe changed, the step is traced, and compiled if what the compiler
-gets is not what it got. --page writes the page of what is there and compiles nothing.
+gets is not what it got; where only what is read of a program changed (plan/program.py), remove the
+rows. --page writes the page of what is there and compiles nothing.
 """
 
 import argparse

@@ -106,10 +106,15 @@ def test_a_branch_counts_as_often_as_it_is_said_to_be_taken(mesh):
 
 
 def test_a_scope_says_how_seldom_a_branch_is_taken(mesh):
-    def function(x, step):
-        with jax.named_scope("every_20_steps"):
-            return jax.lax.cond(step % 20 == 0, lambda x: jnp.sort(x, axis=0), jnp.sin, x)
+    def look(x):
+        return jax.lax.stop_gradient(jnp.sort(x, axis=0)).sum()
 
+    def loss(x, step):
+        with jax.named_scope("every_20_steps"):  # in a gradient: jvp(every_20_steps)
+            seen = jax.lax.cond(step % 20 == 0, look, jnp.sum, x)
+        return (x**2).sum(), seen
+
+    function = jax.grad(loss, has_aux=True)
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
     program = compiled(function, array((B, D), P(), mesh), scalar, mesh=mesh)
     visits = program.walk(taken=program_lib.typically)

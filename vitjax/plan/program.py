@@ -25,7 +25,7 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*)")
 _OPERATION = re.compile(r" ([a-z][a-z0-9-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
-_SELDOM = re.compile(r"\bevery_(\d+)_steps/")
+_SELDOM = re.compile(r"\bevery_(\d+)_steps\b")  # also "jvp(every_20_steps)/cond"
 _TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 
