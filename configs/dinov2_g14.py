@@ -6,7 +6,7 @@ here look at the data set's own classes; kNN on ImageNet-1k: `vitjax evaluate --
     python -m vitjax.main --config configs/dinov2_g14.py --workdir runs/dinov2_g14
 Needs ImageNet-21k as `vitjax prepare TARS --out data/i21k` writes it (TFDS has none); elsewhere:
 :path=DIR.
-Fits 256 v5e chips (mesh.replica=16, mesh.data=16): 4.08 of 15.75 GiB a chip, 699 ms a
+Fits 256 v5e chips (mesh.replica=16, mesh.data=16): 4.08 of 15.75 GiB a chip, 700 ms a
 step of 3072 images by the compiler's estimate; compiled, never run (docs/pods.md).
 """
 

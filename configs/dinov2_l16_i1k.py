@@ -5,6 +5,8 @@ on 32 A100). Not run here: no accelerator was at hand. The published code counts
 epoch: steps are written out here. Blur is as its code has it (`blur="paper"` is the text's).
     python -m vitjax.main --config configs/dinov2_l16_i1k.py --workdir runs/dinov2_l16_i1k
 Needs imagenet2012 prepared by TFDS as ArrayRecord; :data=folder,path=DIR takes split/class/*.JPEG.
+Fits 256 v5e chips (mesh.replica=16, mesh.data=16): 3.60 of 15.75 GiB a chip, 142 ms a
+step of 2048 images by the compiler's estimate; compiled, never run (docs/pods.md).
 """
 
 import dataclasses
