@@ -162,6 +162,7 @@ plan` says so).
 "est." is libtpu's estimate of cycles, waiting for the network left out, at the clock of
 [benchmarks/chips.py](../benchmarks/chips.py), attention kernels at 3 times the cycles of their
 products ([attention.md](attention.md)); it has none for gathers, which RandAugment's geometry is.
+What a step does seldom, as DINOv2's look at its features, counts by how seldom.
 MFU = images/s/chip x FLOP/image / peak FLOP/s, FLOP/image
 = 6 x multiply-adds, rematerialisation left out.
 
